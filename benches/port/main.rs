@@ -9,6 +9,7 @@
 
 mod accept;
 mod full;
+mod hostile;
 mod latency;
 mod limited;
 mod limits;
@@ -21,8 +22,12 @@ mod sustained;
 mod webhooks;
 mod worker;
 
+#[path = "../../tests/it/support/hostile.rs"]
+mod attackers;
 #[path = "../common/disk.rs"]
 mod disk;
+#[path = "../../tests/it/support/frames.rs"]
+mod frames;
 #[path = "../common/kafka.rs"]
 mod kafka;
 #[path = "../common/machine.rs"]
@@ -31,6 +36,9 @@ mod machine;
 mod postgres;
 #[path = "../common/report.rs"]
 mod report;
+#[path = "../../tests/it/support/tls.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod tls;
 
 use server::{Log, Server};
 
@@ -44,6 +52,7 @@ fn main() {
     match names.as_slice() {
         ["local", parts @ ..] => run(Log::Local, parts),
         ["kafka", parts @ ..] => run(Log::Kafka, parts),
+        ["hostile"] => hostile::measure(),
         // Only load, for use with a profiler.
         ["drive", address, key, batch, seconds] => drive(address, key, batch, seconds),
         // The bare handler with which the port is compared, in its own process.
@@ -54,6 +63,7 @@ fn main() {
 }
 
 const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | runs-sustained | full]…; all but the last three where none is named
+hostile
 drive ADDRESS KEY BATCH SECONDS";
 
 fn run(log: Log, parts: &[&str]) {

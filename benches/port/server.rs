@@ -22,6 +22,7 @@ use crate::{
 };
 
 const START: Duration = Duration::from_mins(2);
+const DATA_DIR: &str = "OMNILINK__DATA_DIR";
 /// Connections of the load generator.
 pub const CONNECTIONS: usize = 64;
 /// The default number of entities.
@@ -57,6 +58,20 @@ pub fn wait_for(address: SocketAddr, path: &str, child: &mut Child) {
             panic!("it ended ({status}); see {}", log_file().display());
         }
         assert!(Instant::now() < deadline, "{address} does not answer");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until a node has made the first key: its port listens by then, and answers soon.
+fn wait_for_key(settings: &[(&'static str, String)], child: &mut Child) {
+    let dir = settings.iter().find(|(name, _)| *name == DATA_DIR).unwrap();
+    let file = Path::new(&dir.1).join("admin.key");
+    let deadline = Instant::now() + START;
+    while !file.exists() {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("it ended ({status}); see {}", log_file().display());
+        }
+        assert!(Instant::now() < deadline, "it makes no key");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -283,7 +298,7 @@ fn settings(
 ) -> Vec<(&'static str, String)> {
     let mut all = vec![
         ("OMNILINK__LISTEN", address.to_string()),
-        ("OMNILINK__DATA_DIR", dir.display().to_string()),
+        (DATA_DIR, dir.display().to_string()),
     ];
     if let Some(scratch) = scratch {
         all.push(("OMNILINK__KAFKA__BROKERS", scratch.brokers.clone()));
@@ -323,7 +338,15 @@ fn start(settings: &[(&'static str, String)], address: SocketAddr, projections: 
         .open(log_file())
         .unwrap();
     let mut child = command.stdout(Stdio::null()).stderr(words).spawn().unwrap();
-    wait_for(address, "/readyz", &mut child);
+    if settings
+        .iter()
+        .any(|(name, _)| name.starts_with("OMNILINK__TLS__"))
+    {
+        // `wait_for` speaks no TLS.
+        wait_for_key(settings, &mut child);
+    } else {
+        wait_for(address, "/readyz", &mut child);
+    }
     child
 }
 

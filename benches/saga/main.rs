@@ -112,6 +112,7 @@ fn one(plan: &Arc<CompiledPlan>, params: &Json, given: &Json, output: &Json) -> 
         approve_above: 0.7,
         check_event: &|_, _| Ok(()),
         hold_start: false,
+        in_force: &|_| None,
         seed: 7,
     };
     let started = Started::new(params.clone(), "bench", Millis(0));

@@ -22,6 +22,7 @@ use crate::{
     },
     envelope::{BodyHash, Data, Event},
     log::Fetched,
+    runs::read_value,
     stream::{Context, Rejected, dlq::redriven},
     telemetry::metrics::TRIGGERS,
     topology::{BOUNDS, Machine, OverEvent},
@@ -282,8 +283,7 @@ fn check(to_start: &ToStart, params: Option<&RawValue>) -> Result<(), Rejected> 
         let message = format!("`params` may have {PARAMS_MAX} bytes");
         return Err(Rejected::new("payload_too_large", message));
     }
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+    let value = read_value(text.as_bytes()).map_err(|e| invalid(format!("`params`: {e}")))?;
     if !value.is_object() {
         return Err(invalid("`params` must be an object"));
     }

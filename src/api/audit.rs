@@ -193,7 +193,7 @@ pub struct AuditEntry {
     /// The id of the resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_id: Option<String>,
-    /// `ok`, `denied` or `failed`.
+    /// `ok`, `accepted` (its result was not known yet), `denied` or `failed`.
     pub outcome: String,
     /// The client's IP address.
     #[serde(skip_serializing_if = "Option::is_none")]

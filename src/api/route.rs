@@ -51,7 +51,7 @@ impl Method {
 pub enum Access {
     /// Open to everyone, without a key.
     Open,
-    /// Needs a key with this permission. A key with `operator` may use every route except those for the intake of events and starts.
+    /// Needs a key with this permission. `operator` includes `admin` and every permission to read, for any tenant.
     Permission(&'static str),
 }
 

@@ -179,6 +179,7 @@ const WEBHOOK_CODES: &[&Code] = &[
     &IDEMPOTENCY_MISMATCH,
     &RATE_LIMIT_EXCEEDED,
     &LOG_UNAVAILABLE,
+    &LIMITER_UNAVAILABLE,
     &OVERLOADED,
 ];
 /// The headers of starts.
@@ -348,7 +349,7 @@ routes! {
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED,
             &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT,
-            &FEATURE_DISABLED, &OVERLOADED,
+            &FEATURE_DISABLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     PostWorkflows = Route::new(Post, "/v1/workflows", StartsTag, "Start workflows")
         .needs(ORCHESTRATIONS_REQUEST)
@@ -367,7 +368,7 @@ routes! {
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &INVALID_PLAN, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED,
             &WORKFLOW_NOT_ALLOWED, &UNKNOWN_WORKFLOW, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT,
-            &FEATURE_DISABLED, &OVERLOADED,
+            &FEATURE_DISABLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     PostGoals = Route::new(Post, "/v1/goals", StartsTag, "Send goals")
         .needs(ORCHESTRATIONS_REQUEST)
@@ -382,7 +383,8 @@ routes! {
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &BATCH_TOO_LARGE,
-            &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &OVERLOADED,
+            &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE,
+            &OVERLOADED,
         ]);
     PostTasks = Route::new(Post, "/v1/tasks", StartsTag, "Create tasks")
         .needs(TASKS_CREATE)
@@ -398,7 +400,8 @@ routes! {
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &ADAPTER_NOT_ALLOWED, &UNKNOWN_TOOL,
-            &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &OVERLOADED,
+            &REQUEST_TIMEOUT, &BATCH_TOO_LARGE, &IDEMPOTENCY_MISMATCH, &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED,
+            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     ClaimTasks = Route::new(Post, "/v1/tasks/claim", StartsTag, "Claim tasks")
         .needs(TASKS_CLAIM)
@@ -459,7 +462,7 @@ routes! {
         .answers(AGENT_ACCEPTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
-            &OVERLOADED,
+            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     AgentStatus = Route::new(Get, "/workflows/{id}/status", StartsTag, "Show the status of an agent's goal")
         .needs(ORCHESTRATIONS_REQUEST)
@@ -487,7 +490,7 @@ routes! {
         .answers(AGENT_ACCEPTED)
         .codes(&[
             &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
-            &OVERLOADED,
+            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
 
     ListRuns = Route::new(Get, "/v1/runs", Runs, "List runs")
@@ -608,9 +611,9 @@ routes! {
         .describe(
             "Starts a new run with the params and the plan of one that has ended; its `retry_of` is that run. The answer is that of a \
              start, and the idempotency key names the new run together with the old one. With `reuse`, successful steps that were not \
-             compensated keep their outputs and are not executed again; if the new run fails, it compensates them too. With \
-             `compensations` it only repeats the failed compensations, with their inputs and idempotency keys. With `plan` it uses \
-             another plan, which needs the permission `plans:inline`; steps whose tool or input differs are executed again. The \
+             compensated keep their outputs and are not executed again; if the new run fails, it compensates them too. Steps with a \
+             compensation can be taken over once; after that, only the run that has them can be repeated with `reuse`. With `compensations` it only repeats the failed compensations, with their inputs and idempotency keys. With `plan` it uses \
+             another plan, which needs the permission `plans:inline`; steps whose tool, input or condition differs are executed again, and so are the steps that depend on them. The \
              current definitions of tools apply. If the run has only just ended, the request waits up to 2 s for its row. The body may \
              be absent.",
         )
@@ -778,6 +781,7 @@ routes! {
         .answers(&[Answer::new(204, "It is deleted; its events stay.", &[])])
         .codes(&[&NOT_FOUND]);
     PostWebhook = Route::new(Post, "/v1/webhooks/{tenant}/{source}", Webhooks, "Receive a webhook")
+        .closed_by(Gate::Intake)
         .describe(
             "For senders that sign. The source's dialect determines the format of the body: JSON, or a form \
              (`application/x-www-form-urlencoded`). Paths of `webhooks.aliases` are equivalent.",
@@ -798,6 +802,7 @@ routes! {
         .answers(ACCEPTED_WEBHOOK)
         .codes(WEBHOOK_CODES);
     PostHook = Route::new(Post, "/v1/hooks/{token}", Webhooks, "Receive a webhook without a signature")
+        .closed_by(Gate::Intake)
         .describe("For senders that can only be given a URL: the token in the path authenticates them.")
         .path_parameters(&[Parameter {
             name: "token",
@@ -881,7 +886,7 @@ routes! {
         .codes(&[&POSTGRES_UNAVAILABLE]);
     ListRejections = Route::new(Get, "/v1/rejections", Audit, "List rejected webhook requests")
         .needs(ADMIN)
-        .describe("Newest first. Each with the reason, the hash of its body and the body's first 4 KiB.")
+        .describe("Newest first. Each with the reason, the hash of its body and the body's first 4 KiB. Reads by persons are audited.")
         .query::<RejectionQuery>()
         .answers(&[Answer::new(
             200,

@@ -51,7 +51,7 @@ pub struct SignalRun {
     /// The signal that the step waits for: at most 256 bytes without control characters.
     #[schemars(with = "String", length(max = TEXT_MAX))]
     pub signal: Option<String>,
-    /// Any JSON of at most 128 KiB, which becomes the output of the step; default `null`.
+    /// Any JSON of at most 128 KiB and 64 levels of nesting, which becomes the output of the step; default `null`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub data: Option<Box<RawValue>>,
@@ -89,11 +89,11 @@ pub struct DecideApproval {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(equal = 64))]
     pub input_hash: Option<String>,
-    /// With `approved`: the input to use instead of the one shown; at most 128 KiB.
+    /// With `approved`: the input to use instead of the one shown; at most 128 KiB and 64 levels of nesting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub input: Option<Box<RawValue>>,
-    /// With `skip`: the output of the step; default `null`, at most 128 KiB.
+    /// With `skip`: the output of the step; default `null`, at most 128 KiB and 64 levels of nesting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub output: Option<Box<RawValue>>,

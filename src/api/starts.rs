@@ -113,10 +113,10 @@ fn member(name: &str, kind: StartKind) -> Value {
             json_schema!({ "description": "The tool's input. Required." })
         }
         "params" => json_schema!({
-            "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB. Required for a command."
+            "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB and 64 levels. Required for a command."
         }),
         "input" => json_schema!({
-            "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB. Required."
+            "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB and 64 levels. Required."
         }),
         "workflow" => json_schema!({
             "type": ["object", "null"], "description": "The workflow; the default version is the highest. Either this or `plan` is \

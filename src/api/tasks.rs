@@ -152,7 +152,7 @@ pub struct CompleteTask {
     /// Whether it succeeded.
     #[schemars(with = "TaskOutcome")]
     pub outcome: Option<TaskOutcome>,
-    /// The output of a task that succeeded: any JSON of at most 128 KiB; default `null`.
+    /// The output of a task that succeeded: any JSON of at most 128 KiB and 64 levels of nesting; default `null`.
     #[schemars(with = "Option<serde_json::Value>")]
     pub output: Option<Box<RawValue>>,
     /// The error of a task that failed.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::actions::ACTIONS;
 use crate::{
     base::{clock::Millis, id::Tenant},
     envelope::{OwnRecord, schemas},
@@ -13,17 +14,6 @@ use crate::{
 
 /// The tenant of entries that concern the whole installation, or requests without a valid key.
 pub const NO_TENANT: &str = "-";
-/// A start of a run, accepted or not; the projection writes a row of `orchestration_requests`.
-pub const START: &str = "start";
-/// A rejected webhook request; the projection writes a row of `rejections`.
-pub const WEBHOOK_REJECTED: &str = "webhook.rejected";
-/// A key was used; at most once an hour for each key and address.
-pub const KEY_USED: &str = "key.used";
-/// A webhook source delivered; at most once an hour.
-pub const SOURCE_RECEIVED: &str = "source.received";
-/// A request was denied because its key lacks the permission.
-pub const REQUEST_DENIED: &str = "request.denied";
-
 /// The size limit of texts that clients choose, in bytes; longer ones are truncated.
 const TEXT_MAX: usize = 512;
 /// The size limit of `detail`, in bytes; a larger one is replaced by a note.
@@ -36,6 +26,8 @@ static RECORD: OwnRecord = OwnRecord::new(schemas::AUDIT);
 pub enum Outcome {
     /// It succeeded.
     Ok,
+    /// It was accepted, and its result is not known yet.
+    Accepted,
     /// It was not allowed.
     Denied,
     /// It was allowed, but failed.
@@ -47,6 +39,7 @@ impl Outcome {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Accepted => "accepted",
             Self::Denied => "denied",
             Self::Failed => "failed",
         }
@@ -73,7 +66,7 @@ pub struct Entry {
     pub resource_type: Option<String>,
     /// The id of the resource.
     pub resource_id: Option<String>,
-    /// `ok`, `denied` or `failed`.
+    /// `ok`, `accepted`, `denied` or `failed`.
     pub outcome: String,
     /// The client's IP address.
     pub address: Option<String>,
@@ -84,8 +77,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Creates an entry of a tenant, or of the whole installation.
+    /// Creates an entry of a tenant, or of the whole installation. `action`: one of [`ACTIONS`].
     pub fn new(tenant: Option<&Tenant>, action: &str, outcome: Outcome, now: Millis) -> Self {
+        debug_assert!(ACTIONS.contains(&action), "`{action}` is not listed");
         Self {
             tenant: tenant.map_or(NO_TENANT, Tenant::as_str).to_owned(),
             id: uuid::Uuid::now_v7().to_string(),

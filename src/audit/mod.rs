@@ -2,20 +2,24 @@
 //!
 //! [`Audit`] accepts entries without blocking and appends them in the background, in order. The queue is bounded: if it is full because
 //! the log cannot be written, further entries are counted and dropped, so that an attack with bad requests exhausts neither memory nor
-//! the log. A change waits for its entry ([`Audit::record_durably`]).
+//! the log. A change waits for its entry ([`Audit::record_durably`]). Commands that work without a node append their entries
+//! directly ([`append`]).
 
+mod actions;
 mod entry;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-pub use entry::{
-    Entry, KEY_USED, NO_TENANT, Outcome, REQUEST_DENIED, SOURCE_RECEIVED, START, WEBHOOK_REJECTED,
+pub use actions::{
+    ACTIONS, EVENT_COPIED, EVENT_REPLAYED, KEY_CREATED, KEY_USED, LETTER_READ, LETTER_REDRIVEN,
+    REQUEST_DENIED, SOURCE_RECEIVED, START, TOPIC_CREATED, WEBHOOK_REJECTED,
 };
+pub use entry::{Entry, NO_TENANT, Outcome};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     base::backoff::Backoff,
-    log::{Append, Log},
+    log::{Append, Log, LogError, Unavailable},
     telemetry,
 };
 
@@ -30,6 +34,42 @@ const BACKOFF: Backoff = Backoff {
     first: Duration::from_millis(100),
     max: Duration::from_secs(5),
 };
+
+/// Why entries are not in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRecorded {
+    /// An entry is not as its schema says.
+    #[error("an entry cannot be encoded: {0}")]
+    Encode(#[from] apache_avro::Error),
+    /// The log did not take them, or not in time: then they may be there later.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Appends entries; returns when they are durable, after 2 s at most.
+pub async fn append(log: &dyn Log, topic: &Arc<str>, entries: &[Entry]) -> Result<(), NotRecorded> {
+    let mut records = Vec::with_capacity(entries.len());
+    for entry in entries {
+        records.push(Append {
+            topic: Arc::clone(topic),
+            record: entry.encode()?,
+        });
+    }
+    if records.is_empty() {
+        return Ok(());
+    }
+    let appended = tokio::time::timeout(DURABLE_DEADLINE, log.append(records, None)).await;
+    let late = Unavailable::NotConfirmed {
+        what: "the entry of the audit log",
+        within: DURABLE_DEADLINE,
+        advice: None,
+    };
+    let closing = |_| LogError::Unavailable(Unavailable::Closing);
+    appended
+        .map_err(|_| LogError::Unavailable(late))?
+        .map_err(closing)??;
+    Ok(())
+}
 
 struct Waiting {
     entry: Entry,

@@ -5,15 +5,16 @@ use std::fmt::Write;
 use anyhow::bail;
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Global,
     access::Access,
     client::{Client, encoded},
-    output, runtime,
+    output, recorded, runtime,
 };
 use crate::{
+    audit::{LETTER_READ, LETTER_REDRIVEN},
     config::Config,
     node::storage,
     stream::dlq::{
@@ -212,10 +213,17 @@ fn contents(access: &Access, names: &[Name]) -> anyhow::Result<Vec<Value>> {
         }
         Access::Log(log, topics) => {
             let found = letters::show_all(&**log, topics, names)?;
-            Ok(found
+            let shown: Vec<_> = found
                 .iter()
                 .map(|letter| json!(Shown::of(letter)))
-                .collect())
+                .collect();
+            let read = |letter: &Value| {
+                let of = ("letter", letter["name"].as_str().unwrap_or_default());
+                recorded::entry(None, LETTER_READ, of, Map::new())
+            };
+            let entries: Vec<_> = shown.iter().map(read).collect();
+            recorded::record(&**log, topics, &entries)?;
+            Ok(shown)
         }
     }
 }
@@ -278,6 +286,16 @@ fn redrive(global: &Global, config: &Config, args: RedriveArgs) -> anyhow::Resul
         Access::Port(client) => runtime()?.block_on(over_port(&client, &args, &bar))?,
         Access::Log(log, names) => {
             let secrets = storage::secret_keys(config)?;
+            let mut detail = Map::new();
+            if named {
+                let names: Vec<_> = args.names.iter().map(ToString::to_string).collect();
+                detail.insert("names".into(), names.into());
+            }
+            if let Some(code) = &args.code {
+                detail.insert("code".into(), code.as_str().into());
+            }
+            let entry = recorded::entry(None, LETTER_REDRIVEN, ("topic", &*names.dlq), detail);
+            recorded::record(&*log, &names, &[entry])?;
             let pick = match (args.all, args.code) {
                 (true, _) => Pick::All,
                 (_, Some(code)) => Pick::Code(code),

@@ -1,6 +1,6 @@
 //! `omnilink doctor`: checks everything that a node needs, and suggests fixes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::bail;
 use hyper::Method;
@@ -8,11 +8,12 @@ use hyper::Method;
 use super::{
     Global,
     client::{ADMIN_KEY, Client},
+    clocks,
     findings::{Finding, Findings, Status},
-    held, identities, output, runtime, stalls,
+    held, identities, output, runtime, stalls, targets,
 };
 use crate::{
-    base::clock::{Clock, Millis, SystemClock},
+    base::clock::{Clock, SystemClock},
     config::Config,
     controls::Emergency,
     embedded_postgres as embedded,
@@ -38,10 +39,6 @@ pub(super) struct Args {}
 const MIN_FREE_BYTES: u64 = 256 << 20;
 /// Below this much free space doctor warns.
 const LOW_FREE_BYTES: u64 = 2 << 30;
-/// Above this difference of clocks doctor warns: append times and key expiry depend on the clock.
-const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2);
-/// Time limit for one check over the network.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     let mut found = Findings::default();
@@ -104,7 +101,8 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
     runtime.block_on(async {
         node(config, running, found).await;
         postgres(config, running, found).await;
-        redis(config, found).await;
+        targets::redis(config, found).await;
+        targets::notified(config, found).await;
         schema_registry(config, found).await;
         identities::issuers(config, found).await;
     });
@@ -215,7 +213,7 @@ fn log(config: &Config, found: &mut Findings) {
         "embedded; no node runs".into()
     };
     found.add("log", Status::Ok, what);
-    future_records(config, &*log, found);
+    clocks::brokers(&*log, &storage::names(config), found);
     topics(config, &*log, found);
     positions(config, &*log, found);
     let emergency = controls(config, &log, found);
@@ -248,34 +246,6 @@ fn controls(config: &Config, log: &Arc<dyn Log>, found: &mut Findings) -> Emerge
         found.add(CHECK, Status::Ok, "nothing is switched off");
     }
     emergency
-}
-
-/// Warns of records with append times in the future of this machine's clock: the clock of a broker is ahead. (A broker's clock
-/// that is behind cannot be detected, because the log does not report its time.)
-fn future_records(config: &Config, log: &dyn Log, found: &mut Findings) {
-    let names = storage::names(config);
-    let soon = Millis(SystemClock.now().0 + MAX_CLOCK_SKEW.as_millis() as i64);
-    let in_future = |topic: &str| -> Result<bool, LogError> {
-        for partition in 0..log.partitions(topic)? {
-            // The end is read first: records appended in between are at or after it.
-            let end = log.offset_range(topic, partition)?.end;
-            if log.offset_at(topic, partition, soon)? < end {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    // A topic that cannot be read is reported by the check of topics.
-    let ahead = [&names.ingress, &names.events, &names.audit]
-        .into_iter()
-        .find(|topic| in_future(topic).unwrap_or(false));
-    if let Some(topic) = ahead {
-        let detail = format!(
-            "records of {topic} were appended more than {} s in the future: the clock of a broker is ahead of this machine's",
-            MAX_CLOCK_SKEW.as_secs()
-        );
-        found.add("clock", Status::Warning, detail);
-    }
 }
 
 /// Compares the committed positions of processors with the log; works without a running node.
@@ -440,7 +410,7 @@ async fn postgres(config: &Config, running: bool, found: &mut Findings) {
             "SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint",
         );
         if let Ok(theirs) = query.fetch_one(&mut connection).await {
-            clock("Postgres", theirs, found);
+            clocks::compare("Postgres", theirs, found);
         }
     }
 }
@@ -462,33 +432,6 @@ async fn rights(connection: &mut sqlx::PgConnection, found: &mut Findings) {
     }
 }
 
-async fn redis(config: &Config, found: &mut Findings) {
-    const CHECK: &str = "redis";
-    let Some(url) = &config.redis_url else {
-        return found.add(
-            CHECK,
-            Status::Skipped,
-            "not configured; a single node needs none",
-        );
-    };
-    let ping = async {
-        let client = redis::Client::open(url.expose())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("TIME")
-            .query_async::<(i64, i64)>(&mut connection)
-            .await
-    };
-    match tokio::time::timeout(TIMEOUT, ping).await {
-        Ok(Ok((seconds, micros))) => {
-            found.add(CHECK, Status::Ok, "");
-            clock("Redis", seconds * 1000 + micros / 1000, found);
-        }
-        // Without the URL, which may hold a password.
-        Ok(Err(error)) => found.add(CHECK, Status::Failed, error.category().to_owned()),
-        Err(_) => found.add(CHECK, Status::Failed, "no response within 5 s"),
-    }
-}
-
 async fn schema_registry(config: &Config, found: &mut Findings) {
     const CHECK: &str = "schema registry";
     let Some(url) = &config.schema_registry_url else {
@@ -506,18 +449,4 @@ async fn schema_registry(config: &Config, found: &mut Findings) {
         Ok(()) => found.add(CHECK, Status::Ok, ""),
         Err(error) => found.add(CHECK, Status::Failed, error),
     }
-}
-
-fn clock(whose: &str, theirs: i64, found: &mut Findings) {
-    let skew_ms = (SystemClock.now().0 - theirs).unsigned_abs();
-    let status = if u128::from(skew_ms) > MAX_CLOCK_SKEW.as_millis() {
-        Status::Warning
-    } else {
-        Status::Ok
-    };
-    found.add(
-        "clock",
-        status,
-        format!("{skew_ms} ms from that of {whose}"),
-    );
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Global,
     client::{Client, encoded},
-    output,
+    output, recorded,
 };
 use crate::{
     api::keys::{OVERLAP_MAX_S, OVERLAP_S},
@@ -166,7 +166,7 @@ async fn first(global: &Global, config: &Config, args: Create) -> anyhow::Result
         );
     }
     let holder = FirstKey::new(args.tenant.as_deref(), args.name, args.principal)?;
-    let (key, token) = storage::first_key(config, holder).await?;
+    let (key, token) = storage::first_key(config, holder, &recorded::user()).await?;
     let file = storage::admin_key_file(config);
     if global.json {
         return output::json(&json!({

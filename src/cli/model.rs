@@ -87,13 +87,14 @@ fn fetch(
 ) -> anyhow::Result<Vec<&'static str>> {
     let mut fetched = Vec::new();
     let mut put = |file: &ModelFile, contents: &[u8], source: &str| {
-        if let Err(found) = file.check(contents) {
+        if let Err(other) = file.check(contents) {
             bail!(
-                "{source} is not the model's {} ({} bytes, SHA-256 {found}; expected {} bytes, {})",
+                "{source} is not the model's {} ({} bytes, SHA-256 {}; expected {} bytes, {})",
                 file.name,
                 contents.len(),
+                other.found,
                 file.bytes,
-                file.sha256
+                other.expected
             );
         }
         write(&folder.join(file.name), contents)?;

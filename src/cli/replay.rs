@@ -15,15 +15,16 @@ use anyhow::{Context, bail};
 use clap::builder::NonEmptyStringValueParser;
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     Global,
     access::Access,
     client::{Client, Stream, encoded},
-    moment, output, runtime,
+    moment, output, recorded, runtime,
 };
 use crate::{
+    audit::{EVENT_COPIED, EVENT_REPLAYED},
     base::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
@@ -142,9 +143,9 @@ impl Args {
         self.entity.clone().or(separate)
     }
 
-    /// The path and query of a request to a node.
-    fn path(&self, base: &str, more: &[(&str, &str)]) -> String {
-        let mut pairs: Vec<(&str, String)> = Vec::new();
+    /// The parameters, as a request to a node has them.
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let mut pairs: Vec<(&'static str, String)> = Vec::new();
         let time = |at: Millis| Rfc3339(at.0.saturating_mul(1000)).to_string();
         pairs.extend(self.since.map(|at| ("since", time(at))));
         pairs.extend(self.until.map(|at| ("until", time(at))));
@@ -156,6 +157,12 @@ impl Args {
             pairs.push(("entity_id", entity.external_id));
         }
         pairs.extend(self.follow.then(|| ("follow", "true".to_owned())));
+        pairs
+    }
+
+    /// The path and query of a request to a node.
+    fn path(&self, base: &str, more: &[(&str, &str)]) -> String {
+        let mut pairs: Vec<(&str, String)> = self.pairs();
         pairs.extend(
             more.iter()
                 .map(|(name, value)| (*name, (*value).to_owned())),
@@ -168,6 +175,25 @@ impl Args {
             path.extend(encoded(value));
         }
         path
+    }
+
+    /// Records that the history is read, or copied to a topic.
+    fn audit(&self, target: &Target, log: &dyn Log, names: &Names) -> anyhow::Result<()> {
+        let mut given = Map::new();
+        for (name, value) in self.pairs() {
+            if name != "type" {
+                given.insert(name.to_owned(), value.into());
+            }
+        }
+        if !self.types.is_empty() {
+            given.insert("type".into(), self.types.clone().into());
+        }
+        let (action, topic) = match target {
+            Target::Topic(topic) => (EVENT_COPIED, topic.as_str()),
+            _ => (EVENT_REPLAYED, &*names.events),
+        };
+        let entry = recorded::entry(self.tenant.as_ref(), action, ("topic", topic), given);
+        recorded::record(log, names, &[entry])
     }
 }
 
@@ -196,6 +222,7 @@ fn state(global: &Global, config: &Config, args: &Args, access: &Access) -> anyh
             let (Some(entity), at) = (args.entity(), args.as_of) else {
                 bail!("--as-of needs --entity");
             };
+            args.audit(&Target::Stdout, &**log, names)?;
             let history = History {
                 log: &**log,
                 names,
@@ -278,6 +305,7 @@ fn direct(
     log: &dyn Log,
     names: &Names,
 ) -> anyhow::Result<()> {
+    args.audit(target, log, names)?;
     let history = History {
         log,
         names,

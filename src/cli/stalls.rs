@@ -325,3 +325,48 @@ fn describe_transaction(one: &OpenTransaction, watched: Duration) -> String {
         end - 1,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::clock::{ManualClock, Millis},
+        log::{Append, Record, memory::MemoryLog},
+    };
+
+    #[test]
+    fn it_warns_before_retention_deletes_what_is_held() {
+        const HOUR_MS: i64 = 3_600_000;
+        let names = Names::new("t.");
+        // `ingress` is kept for seven days.
+        for (age_h, warns) in [(1, false), (80, false), (90, true), (160, true)] {
+            let now = SystemClock.now();
+            let clock = Arc::new(ManualClock::at(Millis(now.0 - age_h * HOUR_MS)));
+            let log = MemoryLog::new(clock);
+            log.provision(&names.specs(1), true).unwrap();
+            let append = Append {
+                topic: Arc::clone(&names.ingress),
+                record: Record::default(),
+            };
+            let appended = log.append(vec![append], None).blocking_recv();
+            appended.unwrap().unwrap();
+            let held = Processor {
+                name: admission::NAME.to_owned(),
+                topic: Arc::clone(&names.ingress),
+            };
+            let waiting = [Waiting {
+                partition: 0,
+                next: 0,
+                records: 1,
+            }];
+            let detail = describe_hold(&log, &held, &waiting, "the kill switch is on").unwrap();
+            assert!(
+                detail.starts_with("admission: held: the kill switch is on; 1 records wait"),
+                "{detail}"
+            );
+            let warning =
+                format!(", the oldest for {age_h} h, and t.ingress deletes records after 168 h");
+            assert_eq!(detail.contains(&warning), warns, "{detail}");
+        }
+    }
+}

@@ -1,10 +1,10 @@
 //! `omnilink topics`: lists and creates topics.
 
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Global, access::Access, output, runtime};
-use crate::{api::topics::CreateTopics, config::Config, log::survey};
+use super::{Global, access::Access, output, recorded, runtime};
+use crate::{api::topics::CreateTopics, audit::TOPIC_CREATED, config::Config, log::survey};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -72,8 +72,17 @@ fn create(config: &Config, args: &Create) -> anyhow::Result<Vec<Value>> {
         }
         Access::Log(log, system) => {
             let specs = wanted.specs(&system, config.topics.partitions)?;
+            let before = survey(&*log, &specs)?;
             log.provision(&specs, true)?;
             let found = survey(&*log, &specs)?;
+            let made = before.iter().filter(|topic| topic.partitions.is_none());
+            let entries: Vec<_> = made
+                .map(|topic| {
+                    let of = ("topic", &*topic.name);
+                    recorded::entry(None, TOPIC_CREATED, of, Map::new())
+                })
+                .collect();
+            recorded::record(&*log, &system, &entries)?;
             Ok(found.iter().map(|topic| json!(topic)).collect())
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::clock::Millis,
-    runs::{CallKind, Json},
+    runs::{CallKind, Json, present_text},
 };
 
 /// The kind of records with the result of a call.
@@ -26,8 +26,13 @@ pub struct StepResult {
     pub kind: CallKind,
     /// The outcome.
     pub outcome: StepOutcome,
-    /// The output of a call that succeeded; `null` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The output of a call that succeeded; `null` if absent. The text is as the worker wrote it: the run checks it with
+    /// [`Json::read`].
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "present_text"
+    )]
     pub output: Option<Json>,
     /// The error of a call that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,6 +83,9 @@ pub struct StepHeld {
     /// When to try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Millis>,
+    /// Whether the call is repeated after a crash, and may have reached its worker before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maybe_called: bool,
 }
 
 /// A worker has claimed a call.

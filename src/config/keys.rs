@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    Alias, AllowedOrigin, Config, LogFormat, Network, Problem, Secret, SecretUrl,
+    Alias, AllowedOrigin, BREAKER_CALLS, Config, LogFormat, Network, Problem, Secret, SecretUrl,
     given::{self, Given, PROPERTIES, Value},
     jwt::{self, BadIssuers},
     notify::{self, BadNotify},
@@ -410,13 +410,13 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.audit_retention_days),
     },
     Key {
-        name: "runs.identity_days",
+        name: "runs.identity_d",
         doc: "days for which the idempotency key of a run that has ended names it (90)",
         set: |c, v, _| {
-            c.runs.identity_days = within(v, 1, 3650)? as u32;
+            c.runs.identity_d = within(v, 1, 3650)? as u32;
             Ok(())
         },
-        show: |c| json!(c.runs.identity_days),
+        show: |c| json!(c.runs.identity_d),
     },
     Key {
         name: "runs.events",
@@ -451,6 +451,24 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| json!(c.runs.approve_above),
+    },
+    Key {
+        name: "breaker.failures",
+        doc: "how many of a tool's last 20 calls must fail (and at least half) for its circuit breaker to open (5)",
+        set: |c, v, _| {
+            c.breaker.failures = within(v, 1, BREAKER_CALLS.into())? as u32;
+            Ok(())
+        },
+        show: |c| json!(c.breaker.failures),
+    },
+    Key {
+        name: "breaker.open_s",
+        doc: "seconds for which a circuit breaker stays open until one call tries whether the worker is well again (30)",
+        set: |c, v, _| {
+            c.breaker.open = Duration::from_secs(within(v, 1, 3_600)? as u64);
+            Ok(())
+        },
+        show: |c| json!(c.breaker.open.as_secs()),
     },
     Key {
         name: "topologies_dir",
@@ -498,7 +516,7 @@ pub const KEYS: &[Key] = &[
         show: |c| json!(c.model_dir().display().to_string()),
     },
     Key {
-        name: "http_tool.allow",
+        name: "allow.http_hosts",
         doc: "list of hosts that the builtin tool `http` may reach: api.example.com, or *.example.com for all below it; a private address only if the host itself is named (none)",
         set: |c, v, _| {
             let hosts = texts(v)?;
@@ -508,10 +526,10 @@ pub const KEYS: &[Key] = &[
                     what: "a host, such as api.example.com or *.example.com, without scheme, port and path",
                 });
             }
-            c.http_tool_allow = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+            c.allow_http_hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
             Ok(())
         },
-        show: |c| json!(c.http_tool_allow),
+        show: |c| json!(c.allow_http_hosts),
     },
     Key {
         name: "notify",

@@ -99,8 +99,10 @@ pub struct Config {
     pub tools_dir: PathBuf,
     /// `embed.model_dir`; see [`Config::model_dir`].
     pub embed_model_dir: Option<PathBuf>,
-    /// `http_tool.allow`: the hosts that the builtin tool `http` reaches, in lower case.
-    pub http_tool_allow: Vec<String>,
+    /// `breaker.*`: when the circuit breakers of tools open, and for how long.
+    pub breaker: BreakerSettings,
+    /// `allow.http_hosts`: the hosts that the builtin tool `http` reaches, in lower case.
+    pub allow_http_hosts: Vec<String>,
     /// `notify`: who is told what happens.
     pub notify: Vec<Notify>,
     /// `public_url`: where people reach the port; without a trailing `/`.
@@ -163,8 +165,8 @@ pub struct Limits {
 /// How runs are carried out.
 #[derive(Clone, Debug)]
 pub struct Runs {
-    /// `runs.identity_days`: how long the idempotency key of a run that has ended names it.
-    pub identity_days: u32,
+    /// `runs.identity_d`: how long the idempotency key of a run that has ended names it.
+    pub identity_d: u32,
     /// `runs.events`: whether each end of a run is also an event.
     pub events: bool,
     /// `limits.approval_expiry_s`: how long an approval can be decided.
@@ -176,10 +178,31 @@ pub struct Runs {
 impl Default for Runs {
     fn default() -> Self {
         Self {
-            identity_days: 90,
+            identity_d: 90,
             events: false,
             approval_expiry: Duration::from_hours(24),
             approve_above: 0.7,
+        }
+    }
+}
+
+/// How many of the last calls of a tool a circuit breaker looks at.
+pub const BREAKER_CALLS: u32 = 20;
+
+/// `breaker.*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// How many of the last [`BREAKER_CALLS`] calls have failed when it opens, at least; at least half of them in any case.
+    pub failures: u32,
+    /// How long it stays open until a call tries whether the worker is well again.
+    pub open: Duration,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            open: Duration::from_secs(30),
         }
     }
 }
@@ -310,7 +333,8 @@ impl Config {
             workflows_dir: base.join("workflows"),
             tools_dir: base.join("tools"),
             embed_model_dir: None,
-            http_tool_allow: Vec::new(),
+            breaker: BreakerSettings::default(),
+            allow_http_hosts: Vec::new(),
             notify: Vec::new(),
             public_url: None,
             log_format: LogFormat::Text,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Controls, Integration, Key, ReaderGrant,
+    Controls, DeletedIntegration, Integration, Key, ReaderGrant, RevokedKey,
     record::{self, Control},
     versions::{Seen, Stamp, Verdict},
 };
@@ -100,7 +100,10 @@ impl Controls {
         offset: u64,
         opened: Option<Opened>,
     ) {
-        let opened = opened.filter(|opened| !opened.stamp.revoked);
+        let (opened, revoked) = match opened {
+            Some(opened) if opened.stamp.revoked => (None, Some(opened.control.body)),
+            opened => (opened, None),
+        };
         let unusable = |why: &&'static str| {
             tracing::warn!(
                 offset,
@@ -118,6 +121,9 @@ impl Controls {
                 Some(key) => keys.put(key),
                 None => drop(keys.remove(name)),
             }
+            if let Some(revoked) = revoked.and_then(|body| RevokedKey::read(tenant, name, &body)) {
+                keys.revoke(revoked);
+            }
             return;
         }
         if kind == record::INTEGRATION {
@@ -130,6 +136,11 @@ impl Controls {
             match integration {
                 Some(integration) => integrations.put(integration),
                 None => integrations.remove(name),
+            }
+            if let Some(deleted) =
+                revoked.and_then(|body| DeletedIntegration::read(tenant, name, &body))
+            {
+                integrations.delete(deleted);
             }
             return;
         }

@@ -108,7 +108,8 @@ impl Controls {
 
     /// Revokes a key on every node, with immediate effect. The revocation is kept until none of the key's records would be valid.
     pub async fn revoke_key(&self, key: &Key, by: &str, now: Millis) -> Result<(), ControlsError> {
-        self.revoke(name_of(key), (by, now), key.latest_expiry)
+        let was = key.facts();
+        self.revoke(name_of(key), (by, now), key.latest_expiry, Some(&was))
             .await
     }
 
@@ -128,16 +129,19 @@ impl Controls {
         })
     }
 
-    /// Revokes one name: forever, or until it would have expired.
+    /// Revokes one name: forever, or until it would have expired. `was`: a description of it, for readers that have no earlier record.
     pub(super) async fn revoke(
         &self,
         name: Name<'_>,
         (by, now): (&str, Millis),
         expires_at: Option<Millis>,
+        was: Option<&impl Serialize>,
     ) -> Result<(), ControlsError> {
+        let was = was.map(serde_json::to_value).transpose();
         let body = Revocation {
             revoked_at: now.0,
             expires_at: expires_at.map(|at| at.0),
+            was: was.map_err(|e| ControlsError::Encode(e.to_string()))?,
         };
         self.put(name, (by, now), &body, &[]).await.map(drop)
     }

@@ -12,7 +12,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Controls, ControlsError, record};
+use super::{
+    Controls, ControlsError,
+    ended::{DeletedIntegration, IntegrationFacts},
+    record,
+};
 use crate::base::{clock::Millis, id::Tenant};
 
 /// The prefix of tokens, by which scanners for leaked secrets can find them.
@@ -231,10 +235,12 @@ pub(super) struct Integrations {
     /// By tenant and name. If two nodes create the same name at the same time, the first one on the topic is here.
     names: HashMap<Box<str>, HashMap<Box<str>, Arc<Integration>>>,
     tokens: HashMap<[u8; 32], Arc<Integration>>,
+    deleted: HashMap<Box<str>, Arc<DeletedIntegration>>,
 }
 
 impl Integrations {
     pub(super) fn put(&mut self, integration: Integration) {
+        self.deleted.remove(integration.id.as_str());
         let integration = Arc::new(integration);
         let before = self
             .ids
@@ -258,6 +264,12 @@ impl Integrations {
             }
             Entry::Occupied(_) => {}
         }
+    }
+
+    /// Remembers a deletion.
+    pub(super) fn delete(&mut self, deleted: DeletedIntegration) {
+        let id = deleted.id.as_str().into();
+        self.deleted.insert(id, Arc::new(deleted));
     }
 
     pub(super) fn remove(&mut self, id: &str) {
@@ -312,6 +324,12 @@ impl Controls {
     /// All integrations of all tenants.
     pub fn all_integrations(&self) -> Vec<Arc<Integration>> {
         self.integrations.read().ids.values().cloned().collect()
+    }
+
+    /// All integrations that were deleted, as far as their deletions are on the topic.
+    pub fn deleted_integrations(&self) -> Vec<Arc<DeletedIntegration>> {
+        let integrations = self.integrations.read();
+        integrations.deleted.values().cloned().collect()
     }
 
     /// All integrations of a tenant, newest first.
@@ -396,7 +414,12 @@ impl Controls {
     ) -> Result<(), ControlsError> {
         let tenant = integration.tenant.as_str();
         let name = (tenant, record::INTEGRATION, integration.id.as_str());
-        self.revoke(name, by, None).await
+        let was = IntegrationFacts {
+            name: integration.definition.name.clone(),
+            dialect: integration.definition.dialect.clone(),
+            created_at: integration.created_at.0,
+        };
+        self.revoke(name, by, None, Some(&was)).await
     }
 
     async fn write_integration(

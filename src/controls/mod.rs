@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `emergency`, `hold` | the emergency controls; those that a node holds by environment variables |
 //! | `change` | writes changes, each with the next version of its name |
+//! | `ended` | revoked keys and deleted integrations |
 //! | `apply`, `versions` | deciding whether a record is accepted, and applying it |
 //! | `upkeep` | writes of the reading thread: adds missing versions, and rewrites the current record after a refused one |
 
 mod apply;
 mod change;
 mod emergency;
+mod ended;
 mod hold;
 mod integration;
 mod key;
@@ -43,6 +45,7 @@ pub use emergency::{
     EmergencyState, FEATURES, InForce, OPERATIONS_MAX, REASON_MAX, Since, TooManyDisabled,
     is_feature, reason_is_good,
 };
+pub use ended::{DeletedIntegration, IntegrationFacts, KeyFacts, RevokedKey};
 pub use hold::{BadHold, Held, KILL_SWITCH, OPERATOR_TAKEOVER, SAFE_MODE};
 use integration::Integrations;
 pub use integration::{
@@ -136,6 +139,7 @@ struct Keys {
     /// Keys whose record was replaced by another one of the same version: if two nodes change a key at once, the second repeats the
     /// change of the first.
     overwritten: HashMap<Box<str>, Arc<Key>>,
+    revoked: HashMap<Box<str>, Arc<RevokedKey>>,
 }
 
 /// The maximum number of remembered keys with an overwritten record; only the nodes that write them use and remove them.
@@ -143,6 +147,7 @@ const OVERWRITTEN: usize = 256;
 
 impl Keys {
     fn put(&mut self, mut key: Key) {
+        self.revoked.remove(key.id.as_str());
         if let Some(old) = self.remove(&key.id) {
             key.last_used = old.last_used.clone();
             if old.version == key.version && *old != key && self.overwritten.len() < OVERWRITTEN {
@@ -155,6 +160,12 @@ impl Keys {
             list.push(Arc::clone(&key));
         }
         self.by_id.insert(key.id.as_str().into(), key);
+    }
+
+    /// Remembers a revocation.
+    fn revoke(&mut self, revoked: RevokedKey) {
+        let id = revoked.id.as_str().into();
+        self.revoked.insert(id, Arc::new(revoked));
     }
 
     fn remove(&mut self, id: &str) -> Option<Arc<Key>> {
@@ -281,6 +292,11 @@ impl Controls {
             .collect();
         keys.sort_unstable_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         keys
+    }
+
+    /// All keys that were revoked, of all tenants, as far as their revocations are on the topic.
+    pub fn revoked_keys(&self) -> Vec<Arc<RevokedKey>> {
+        self.keys.read().revoked.values().cloned().collect()
     }
 
     /// Notified of each record that is read from the topic, of any kind.

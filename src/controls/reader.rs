@@ -138,7 +138,7 @@ impl Controls {
         now: Millis,
     ) -> Result<(), ControlsError> {
         let name = (tenant.as_str(), record::READER, login.as_str());
-        self.revoke(name, (by, now), None).await
+        self.revoke(name, (by, now), None, None::<&()>).await
     }
 }
 

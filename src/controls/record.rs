@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use apache_avro::{Schema, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::versions::Stamp;
 use crate::{base::clock::Millis, envelope::schemas, log::Record};
@@ -49,6 +49,21 @@ pub(super) struct Revocation {
     pub(super) revoked_at: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires_at: Option<i64>,
+    /// What it was, without secrets. Within one field, so that the body still lacks those of a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) was: Option<serde_json::Value>,
+}
+
+/// When something was revoked, and what it was, if its revocation says that in a form that this version knows.
+pub(super) fn revoked<T: DeserializeOwned>(body: &str) -> Option<(Millis, Option<T>)> {
+    #[derive(Deserialize)]
+    struct Revoked {
+        revoked_at: i64,
+        was: Option<serde_json::Value>,
+    }
+    let revoked: Revoked = serde_json::from_str(body).ok()?;
+    let was = revoked.was.and_then(|was| serde_json::from_value(was).ok());
+    Some((Millis(revoked.revoked_at), was))
 }
 
 /// The body of [`UPGRADE`].

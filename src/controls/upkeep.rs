@@ -206,6 +206,7 @@ impl Controls {
                     let body = Revocation {
                         revoked_at: now.0,
                         expires_at: expires_at.map(|at| at.0),
+                        was: None,
                     };
                     self.sealed(target, (PRINCIPAL, now), &Versioned { version, body }, &[])?
                 }

@@ -38,15 +38,25 @@ pub const TOKENIZER: ModelFile = ModelFile {
 /// All files of the model.
 pub const FILES: [ModelFile; 2] = [TOKENIZER, WEIGHTS];
 
+/// Contents that are not those of the model's file.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("SHA-256 {found}, expected {expected}")]
+pub struct OtherContents {
+    /// The checksum that the file has, in hexadecimal.
+    pub expected: &'static str,
+    /// The checksum of these contents.
+    pub found: String,
+}
+
 impl ModelFile {
-    /// Checks the contents of the file. `Err`: the checksum that was found instead.
-    pub fn check(&self, contents: &[u8]) -> Result<(), String> {
+    /// Checks the contents of the file.
+    pub fn check(&self, contents: &[u8]) -> Result<(), OtherContents> {
         let found = hex(&Sha256::digest(contents));
         if found == self.sha256 {
-            Ok(())
-        } else {
-            Err(found)
+            return Ok(());
         }
+        let expected = self.sha256;
+        Err(OtherContents { expected, found })
     }
 
     /// Reads the file in `folder`, and checks it.
@@ -61,9 +71,9 @@ impl ModelFile {
         })?;
         match self.check(&contents) {
             Ok(()) => Ok(contents),
-            Err(found) => Err(EmbedError::Corrupt {
+            Err(OtherContents { expected, found }) => Err(EmbedError::Corrupt {
                 file,
-                expected: self.sha256,
+                expected,
                 found,
             }),
         }

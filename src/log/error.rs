@@ -1,6 +1,6 @@
 //! What can go wrong in a log, and what to do about it.
 
-use std::{any::Any, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{any::Any, borrow::Cow, io, path::PathBuf, sync::Arc, time::Duration};
 
 #[cfg(feature = "kafka")]
 use super::kafka::KafkaError;
@@ -258,9 +258,20 @@ pub enum Unavailable {
         /// The bytes that it takes.
         limit: usize,
     },
-    /// A transform waits or fails, and says itself why.
-    #[error("{0}")]
-    Transform(String),
+    /// A transform waits for something, and had changed its state before: only an abort takes that back.
+    #[error("{waits_for}")]
+    TransformWaits {
+        /// What it waits for, as it says itself.
+        waits_for: String,
+    },
+    /// A transform cannot close its transaction, whatever records are in it.
+    #[error("the transform fails when its transaction is closed: {message}")]
+    TransformNotClosed {
+        /// The stable code of the failure.
+        code: Cow<'static, str>,
+        /// The failure, for people.
+        message: String,
+    },
     /// The operating system gave no thread.
     #[error(transparent)]
     Thread(#[from] ThreadError),

@@ -23,7 +23,7 @@ use crate::{
     controls::{Controls, seal::write_private},
     embedded_postgres::{Embedded, EmbeddedError},
     log::topics::Names,
-    port::{NotBegun, Rebuilds, Tables},
+    port::{NotBegun, Rebuilds, Tables, TablesError},
     projections::{self, ControlledTable, ControlledTables, Projector, Retention, Setup},
     store::Store,
     stream::progress::Progress,
@@ -71,7 +71,7 @@ struct Start {
     log: Arc<dyn crate::log::Log>,
     names: Names,
     /// The progress of each projection, in the order of [`projections::topics`].
-    progress: [Arc<Progress>; 6],
+    progress: [Arc<Progress>; 7],
     controls: Arc<Controls>,
     /// The progress of each table that follows `controls`, in the order of [`controlled`].
     tables: Vec<Arc<Progress>>,
@@ -238,6 +238,7 @@ impl Start {
             Projector::start_audit(&setups.audit).map_err(io)?,
             Projector::start_odoo(&setups.odoo).map_err(io)?,
             Projector::start_odoo_dlq(&setups.odoo_dlq).map_err(io)?,
+            Projector::start_odoo_ingress(&setups.odoo_ingress).map_err(io)?,
             Projector::start_runs(&setups.runs, self.lanes).map_err(io)?,
             Projector::start_tasks(&setups.tasks).map_err(io)?,
         ];
@@ -277,6 +278,7 @@ impl Start {
             odoo_dlq: setup(3),
             runs: setup(4),
             tasks: setup(5),
+            odoo_ingress: setup(6),
         }
     }
 }
@@ -351,12 +353,14 @@ impl RebuildJob {
 struct RunningTables(Arc<Mutex<State>>);
 
 impl Tables for RunningTables {
-    fn store(&self) -> Result<Store, String> {
+    fn store(&self) -> Result<Store, TablesError> {
         match &*self.0.lock() {
             State::Running(running) => Ok(running.setups.events.store.clone()),
-            State::Retrying(why) | State::Unavailable(why) => Err(why.clone()),
-            State::Starting => Err("Postgres is starting".into()),
-            State::Stopped => Err("the node stops".into()),
+            State::Retrying(why) | State::Unavailable(why) => {
+                Err(TablesError::Unavailable(why.clone()))
+            }
+            State::Starting => Err(TablesError::Starting),
+            State::Stopped => Err(TablesError::Stopping),
         }
     }
 }
@@ -428,7 +432,7 @@ impl Rebuilds for NoRebuilds {
 pub(crate) struct NoTables;
 
 impl Tables for NoTables {
-    fn store(&self) -> Result<Store, String> {
-        Err("this node runs without projections; ask one that has them".into())
+    fn store(&self) -> Result<Store, TablesError> {
+        Err(TablesError::Without)
     }
 }

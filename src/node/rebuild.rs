@@ -14,6 +14,7 @@ pub(crate) struct Setups {
     pub(crate) audit: Setup,
     pub(crate) odoo: Setup,
     pub(crate) odoo_dlq: Setup,
+    pub(crate) odoo_ingress: Setup,
     pub(crate) runs: Setup,
     pub(crate) tasks: Setup,
 }
@@ -89,7 +90,9 @@ impl Wanted {
             (self.audit, &|p| {
                 projections::rebuild_audit(&setups.audit, p)
             }),
-            (self.odoo, &|p| projections::rebuild_odoo(&odoo, p)),
+            (self.odoo, &|p| {
+                projections::rebuild_odoo(&odoo, &setups.odoo_ingress.topic, p)
+            }),
             (self.runs, &|p| projections::rebuild_runs(&setups.runs, p)),
             (self.tasks, &|p| {
                 projections::rebuild_tasks(&setups.tasks, p)

@@ -92,7 +92,9 @@ pub async fn run(
         None
     } else {
         let holder = storage::FirstKey::new(None, None, None)?;
-        let created = storage::create_first_key(&config, &controls, holder).await?;
+        let log = (&*storage.log, &storage.names);
+        let created =
+            storage::create_first_key(&config, log, &controls, holder, "omnilink").await?;
         created.map(|(_, token)| token)
     };
 

@@ -18,7 +18,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         approval_expiry: runs.approval_expiry,
         approve_above: runs.approve_above,
-        identity_ms: i64::from(runs.identity_days) * 86_400 * 1000,
+        identity_ms: i64::from(runs.identity_d) * 86_400 * 1000,
         events: runs.events,
     }
 }

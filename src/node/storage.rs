@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 
 use crate::{
+    audit::{self, Entry, Outcome},
     base::{
         clock::{Clock, SystemClock},
         id::Tenant,
@@ -287,10 +288,14 @@ impl FirstKey {
 /// Of several processes that do this at the same time, on one machine or on several, one succeeds. The token is written to
 /// [`PENDING_KEY`] before the key's record, because a key whose token is lost would be worse than a token without a key: a process
 /// that is killed between leaves it there, and the next one completes its work.
+///
+/// `by`: who does this, for the audit log.
 pub async fn create_first_key(
     config: &Config,
+    (log, names): (&dyn Log, &Names),
     controls: &Controls,
     holder: FirstKey,
+    by: &str,
 ) -> anyhow::Result<Option<(Key, String)>> {
     let pending = config.data_dir.join(PENDING_KEY);
     if controls.has_keys() && !pending.exists() {
@@ -331,8 +336,23 @@ pub async fn create_first_key(
     let file = admin_key_file(config);
     write_private(&file, token.reveal())
         .with_context(|| format!("{} cannot be written", file.display()))?;
+    audit_created(log, names, &key, by).await;
     let _ = std::fs::remove_file(&pending);
     Ok(Some((key, token.reveal().to_owned())))
+}
+
+/// Records that the first key was created.
+async fn audit_created(log: &dyn Log, names: &Names, key: &Key, by: &str) {
+    let fields = [("name", &key.name), ("principal", &key.principal)];
+    let fields = fields.map(|(name, text)| (name.to_owned(), text.as_str().into()));
+    let now = SystemClock.now();
+    let entry = Entry::new(Some(&key.tenant), audit::KEY_CREATED, Outcome::Ok, now)
+        .by(by, None)
+        .resource("key", &key.id)
+        .detail(fields.into_iter().collect());
+    if let Err(error) = audit::append(log, &names.audit, &[entry]).await {
+        tracing::warn!(%error, "the audit log has no entry of the first key");
+    }
 }
 
 /// The key of a process that was killed before it could complete.
@@ -361,7 +381,11 @@ fn lock(path: &Path) -> anyhow::Result<std::fs::File> {
 }
 
 /// Creates the first key for `keys create --first`, with or without a running node.
-pub(crate) async fn first_key(config: &Config, holder: FirstKey) -> anyhow::Result<(Key, String)> {
+pub(crate) async fn first_key(
+    config: &Config,
+    holder: FirstKey,
+    by: &str,
+) -> anyhow::Result<(Key, String)> {
     create_dir(&config.data_dir)?;
     let names = names(config);
     let specs = names.specs(config.topics.partitions);
@@ -375,7 +399,7 @@ pub(crate) async fn first_key(config: &Config, holder: FirstKey) -> anyhow::Resu
     })
     .await??;
     let (controls, _tail) = read_controls(config, &log, &names).await?;
-    match create_first_key(config, &controls, holder).await? {
+    match create_first_key(config, (&*log, &names), &controls, holder, by).await? {
         Some(created) => Ok(created),
         None => {
             bail!("there are keys already; create more with an admin key: `omnilink keys create`")

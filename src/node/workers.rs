@@ -29,7 +29,7 @@ use crate::{
 pub(super) fn tool_states(config: &Config, catalog: &Current) -> ToolStates {
     let folder = config.file.as_deref().and_then(Path::parent);
     let base = folder.map_or_else(PathBuf::new, Path::to_owned);
-    ToolStates::new(catalog.clone(), base, Arc::new(SystemClock))
+    ToolStates::new(catalog.clone(), base, config.breaker, Arc::new(SystemClock))
 }
 
 /// Starts to carry out the calls on `steps`.
@@ -62,7 +62,7 @@ pub(super) fn start(
         tools: tools.clone(),
         limiter: limiter.clone(),
         results: Results::start(&storage.log, Arc::clone(&storage.names.commands)),
-        allowed_hosts: config.http_tool_allow.clone().into(),
+        allowed_hosts: config.allow_http_hosts.clone().into(),
         drain: workers::DRAIN,
     };
     workers::start(parts, &storage.log, &storage.names, progress)

@@ -104,7 +104,7 @@ pub(super) struct Deliver {
 }
 
 impl Effect for Deliver {
-    fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn call(&self, input: Fetched, _: bool) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(self.deliver(input))
     }
 }

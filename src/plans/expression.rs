@@ -23,9 +23,17 @@ const FUEL: u64 = 100_000;
 /// Filters that escape or format for display, which makes no sense for JSON data.
 const DISABLED_FILTERS: [&str; 4] = ["safe", "escape", "e", "pprint"];
 
-pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> =
+    LazyLock::new(|| environment(UndefinedBehavior::Strict));
+/// The environment for expressions that must not fail because a value is missing: members of undefined values are undefined, too.
+pub(super) static LENIENT: LazyLock<Environment<'static>> =
+    LazyLock::new(|| environment(UndefinedBehavior::Chainable));
+/// Global functions. Their names are not references to data.
+const FUNCTIONS: [&str; 2] = ["range", "dict"];
+
+fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_undefined_behavior(undefined);
     environment.set_fuel(Some(FUEL));
     for name in DISABLED_FILTERS {
         environment.remove_filter(name);
@@ -34,9 +42,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
         environment.remove_global(name);
     }
     environment
-});
-/// Global functions. Their names are not references to data.
-const FUNCTIONS: [&str; 2] = ["range", "dict"];
+}
 
 /// One compiled expression. Cheap to clone.
 #[derive(Clone)]
@@ -57,24 +63,49 @@ impl PartialEq for Expression {
     }
 }
 
+/// Why a text is no expression.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExpressionError {
+    /// There is nothing between the braces.
+    #[error("an empty expression")]
+    Empty,
+    /// It is longer than [`EXPRESSION_MAX`].
+    #[error("an expression of {bytes} bytes; at most {EXPRESSION_MAX} are allowed")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The engine cannot read it, for this reason.
+    #[error("not an expression: {0}")]
+    Syntax(String),
+    /// It calls a filter that there is not.
+    #[error("there is no filter `{0}`")]
+    UnknownFilter(String),
+    /// It calls a test that there is not.
+    #[error("there is no test `is {0}`")]
+    UnknownTest(String),
+    /// The braces before it are never closed.
+    #[error("`{{{{` without its `}}}}`")]
+    Unclosed,
+}
+
 impl Expression {
-    /// Compiles the text between the braces. `Err`: what is wrong with it.
-    pub fn compile(source: &str) -> Result<Self, String> {
+    /// Compiles the text between the braces.
+    pub fn compile(source: &str) -> Result<Self, ExpressionError> {
         let source = source.trim();
         if source.is_empty() {
-            return Err("an empty expression".into());
+            return Err(ExpressionError::Empty);
         }
         if source.len() > EXPRESSION_MAX {
-            return Err(format!(
-                "an expression of {} bytes; at most {EXPRESSION_MAX} are allowed",
-                source.len()
-            ));
+            let bytes = source.len();
+            return Err(ExpressionError::TooLong { bytes });
         }
         let compiled = ENVIRONMENT
             .compile_expression_owned(source.to_owned())
             .map_err(|error| {
                 let detail = error.detail().unwrap_or("it cannot be read");
-                format!("not an expression: {detail}")
+                ExpressionError::Syntax(detail.to_owned())
             })?;
         for called in called(source) {
             check_called(called)?;
@@ -99,12 +130,15 @@ impl Expression {
 }
 
 /// Checks that a filter or test exists: the engine itself reports an unknown one only when it evaluates it.
-fn check_called(called: Called<'_>) -> Result<(), String> {
+fn check_called(called: Called<'_>) -> Result<(), ExpressionError> {
     let (probe, missing) = match called {
-        Called::Filter(name) => (format!("1|{name}"), format!("there is no filter `{name}`")),
+        Called::Filter(name) => (
+            format!("1|{name}"),
+            ExpressionError::UnknownFilter(name.to_owned()),
+        ),
         Called::Test(name) => (
             format!("1 is {name}"),
-            format!("there is no test `is {name}`"),
+            ExpressionError::UnknownTest(name.to_owned()),
         ),
     };
     let probed = ENVIRONMENT.compile_expression_owned(probe);
@@ -177,8 +211,8 @@ impl Template {
 
     fn of_text(text: &str, at: &Pointer, faults: &mut Faults) -> Self {
         match parts(text) {
-            Err(message) => {
-                faults.add(at, message);
+            Err(error) => {
+                faults.add(at, error.to_string());
                 Self::Fixed(Value::Null)
             }
             Ok(mut parts) => match &mut parts[..] {
@@ -253,12 +287,12 @@ impl Template {
 }
 
 /// Splits a text at its expressions. Braces and quotes inside an expression are skipped, so `{{ "}}" }}` is one expression.
-fn parts(text: &str) -> Result<Vec<Part>, String> {
+fn parts(text: &str) -> Result<Vec<Part>, ExpressionError> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find("{{") {
         let inside = &rest[start + 2..];
-        let end = end(inside).ok_or("`{{` without its `}}`")?;
+        let end = end(inside).ok_or(ExpressionError::Unclosed)?;
         if start > 0 {
             parts.push(Part::Fixed(rest[..start].to_owned()));
         }

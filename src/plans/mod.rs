@@ -27,7 +27,7 @@ mod tool;
 
 pub use self::{
     builtin::{BUILTINS, RESERVED},
-    expression::{EXPRESSION_MAX, Expression, Template},
+    expression::{EXPRESSION_MAX, Expression, ExpressionError, Template},
     fault::{Fault, Pointer},
     plan::{PLAN_MAX, Plan, STEPS_MAX},
     render::{Context, RENDERED_MAX, RenderError},

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use minijinja::{
-    ErrorKind, Value as Dynamic,
+    Error, ErrorKind, Value as Dynamic,
     value::{Serde, ValueKind},
 };
 use serde_json::{Map, Number, Value};
 
-use super::expression::{Expression, Part, Template};
+use super::expression::{Expression, LENIENT, Part, Template};
 
 /// The maximum size of a rendered input, in bytes of JSON.
 pub const RENDERED_MAX: usize = 128 * 1024;
-/// The maximum nesting depth of a result.
-const DEPTH_MAX: usize = 128;
+/// The maximum nesting depth of a result. Values that a run accepts have at most 64 levels; a template may add some around them.
+const DEPTH_MAX: usize = 96;
 
 /// Why a template cannot be rendered.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -27,6 +27,9 @@ pub enum RenderError {
     /// The result is too large.
     #[error("the result has more than {0} bytes")]
     TooLarge(usize),
+    /// The result is nested too deeply.
+    #[error("the result is nested more than {0} levels")]
+    TooDeep(usize),
     /// The result cannot be written as JSON, such as an infinite number.
     #[error("the result of `{0}` has no JSON form: {1}")]
     NoJson(String, &'static str),
@@ -82,25 +85,44 @@ impl Context {
 impl Expression {
     /// Evaluates the expression. The result must have at most `most` bytes as JSON.
     pub fn render(&self, context: &Context, most: usize) -> Result<Value, RenderError> {
-        let mut budget = Budget { most, left: most };
+        let mut budget = Budget::new(most, Missing::Fails);
         let value = self.evaluate(&context.root(), &mut budget)?;
         budget.fits(value)
     }
 
     fn evaluate(&self, root: &Dynamic, budget: &mut Budget) -> Result<Value, RenderError> {
-        let source = || self.source().to_owned();
-        let value = self
-            .compiled
-            .eval(root.clone())
-            .map_err(|error| match error.kind() {
-                ErrorKind::UndefinedError => RenderError::Undefined(source()),
-                ErrorKind::OutOfFuel => RenderError::OutOfFuel(source()),
-                _ => RenderError::Failed {
-                    expression: source(),
-                    message: error.detail().unwrap_or("it fails").to_owned(),
-                },
-            })?;
-        budget.json(&value, self, DEPTH_MAX)
+        let value = match budget.missing {
+            Missing::Fails => self.compiled.eval(root.clone()),
+            Missing::IsNull => self.evaluate_leniently(root),
+        };
+        let value = value.map_err(|error| self.error(&error));
+        match value.and_then(|value| budget.json(&value, self, DEPTH_MAX)) {
+            Err(
+                RenderError::Undefined(_) | RenderError::Failed { .. } | RenderError::NoJson(..),
+            ) if budget.missing == Missing::IsNull => {
+                budget.take(4)?;
+                Ok(Value::Null)
+            }
+            result => result,
+        }
+    }
+
+    /// Compiles the expression for this one evaluation, because that is rarely needed.
+    fn evaluate_leniently(&self, root: &Dynamic) -> Result<Dynamic, Error> {
+        let compiled = LENIENT.compile_expression_owned(self.source().to_owned())?;
+        compiled.eval(root.clone())
+    }
+
+    fn error(&self, error: &Error) -> RenderError {
+        let source = self.source().to_owned();
+        match error.kind() {
+            ErrorKind::UndefinedError => RenderError::Undefined(source),
+            ErrorKind::OutOfFuel => RenderError::OutOfFuel(source),
+            _ => RenderError::Failed {
+                expression: source,
+                message: error.detail().unwrap_or("it fails").to_owned(),
+            },
+        }
     }
 }
 
@@ -108,7 +130,22 @@ impl Template {
     /// The value with all expressions evaluated. It must have at most `most` bytes as JSON ([`RENDERED_MAX`] for an input).
     /// Within a longer text, texts are inserted as they are, all other values as compact JSON.
     pub fn render(&self, context: &Context, most: usize) -> Result<Value, RenderError> {
-        let mut budget = Budget { most, left: most };
+        self.render_as(Missing::Fails, context, most)
+    }
+
+    /// Like [`Self::render`], but a reference to something that does not exist gives null, and so does an expression that fails
+    /// without it.
+    pub fn render_leniently(&self, context: &Context, most: usize) -> Result<Value, RenderError> {
+        self.render_as(Missing::IsNull, context, most)
+    }
+
+    fn render_as(
+        &self,
+        missing: Missing,
+        context: &Context,
+        most: usize,
+    ) -> Result<Value, RenderError> {
+        let mut budget = Budget::new(most, missing);
         let value = self.evaluate(&context.root(), &mut budget)?;
         budget.fits(value)
     }
@@ -151,13 +188,29 @@ impl Template {
     }
 }
 
+/// How references to something that does not exist are handled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Missing {
+    Fails,
+    IsNull,
+}
+
 /// The remaining size budget of a result, counted without JSON escapes.
 struct Budget {
     most: usize,
     left: usize,
+    missing: Missing,
 }
 
 impl Budget {
+    fn new(most: usize, missing: Missing) -> Self {
+        Self {
+            most,
+            left: most,
+            missing,
+        }
+    }
+
     fn take(&mut self, bytes: usize) -> Result<(), RenderError> {
         match self.left.checked_sub(bytes) {
             Some(left) => {
@@ -168,10 +221,13 @@ impl Budget {
         }
     }
 
-    /// Checks the size again, now with JSON escapes.
+    /// Checks the size again, now with JSON escapes, and the nesting depth.
     fn fits(&self, value: Value) -> Result<Value, RenderError> {
         if value.to_string().len() > self.most {
             return Err(RenderError::TooLarge(self.most));
+        }
+        if depth(&value) > DEPTH_MAX {
+            return Err(RenderError::TooDeep(DEPTH_MAX));
         }
         Ok(value)
     }
@@ -181,15 +237,18 @@ impl Budget {
         &mut self,
         value: &Dynamic,
         of: &Expression,
-        depth: usize,
+        levels: usize,
     ) -> Result<Value, RenderError> {
         let no_json = |what| RenderError::NoJson(of.source().to_owned(), what);
-        let Some(depth) = depth.checked_sub(1) else {
-            return Err(no_json("it is nested too deeply"));
+        let inner_levels = || {
+            let left = levels.checked_sub(1);
+            left.ok_or(RenderError::TooDeep(DEPTH_MAX))
         };
         Ok(match value.kind() {
-            ValueKind::Undefined => return Err(RenderError::Undefined(of.source().to_owned())),
-            ValueKind::None => {
+            ValueKind::Undefined if self.missing == Missing::Fails => {
+                return Err(RenderError::Undefined(of.source().to_owned()));
+            }
+            ValueKind::Undefined | ValueKind::None => {
                 self.take(4)?;
                 Value::Null
             }
@@ -209,12 +268,14 @@ impl Budget {
             }
             ValueKind::Seq | ValueKind::Iterable => {
                 self.take(2)?;
+                let levels = inner_levels()?;
                 let items = value.try_iter().map_err(|_| no_json("not a list"))?;
-                let items = items.map(|item| self.json(&item, of, depth));
+                let items = items.map(|item| self.json(&item, of, levels));
                 Value::Array(items.collect::<Result<_, _>>()?)
             }
             ValueKind::Map => {
                 self.take(2)?;
+                let levels = inner_levels()?;
                 let names = value.try_iter().map_err(|_| no_json("not a mapping"))?;
                 let mut members = Map::new();
                 for name in names {
@@ -226,12 +287,21 @@ impl Budget {
                         None => name.to_string(),
                     };
                     self.take(name.len() + 3)?;
-                    members.insert(name, self.json(&member, of, depth)?);
+                    members.insert(name, self.json(&member, of, levels)?);
                 }
                 Value::Object(members)
             }
             _ => return Err(no_json("neither text, number, list nor mapping")),
         })
+    }
+}
+
+/// The nesting depth of a value.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
+        _ => 0,
     }
 }
 
@@ -322,6 +392,54 @@ mod tests {
             render("{{ 1 / 0 }}".into()),
             Err(RenderError::NoJson(..) | RenderError::Failed { .. })
         ));
+    }
+
+    #[test]
+    fn what_is_missing_is_null_where_nothing_may_fail() {
+        let context = Context::new()
+            .with("step", &json!({ "input": { "n": 5 }, "output": null }))
+            .with("params", &json!({ "long": "a".repeat(60_000) }));
+        let render = |value: &Value| template(value).render_leniently(&context, RENDERED_MAX);
+        for (text, expected) in [
+            ("{{ step.output }}", json!(null)),
+            ("{{ step.output.id }}", json!(null)),
+            ("{{ step.output.a.b[0] }}", json!(null)),
+            ("x {{ step.output.a.b }}", json!("x null")),
+            ("{{ [step.input.n, step.output.id] }}", json!([5, null])),
+            ("{{ {'id': step.output.id} }}", json!({ "id": null })),
+            ("{{ step.output.n + 1 }}", json!(null)),
+            ("{{ step.output.n / step.output.m }}", json!(null)),
+            ("{{ step.output|length }}", json!(null)),
+            ("{{ step.output.id|default('none') }}", json!("none")),
+            ("{{ step.output.id is defined }}", json!(false)),
+            ("{{ 'a' if step.output.ok else 'b' }}", json!("b")),
+            ("{{ step.input.n * 2 }}", json!(10)),
+        ] {
+            assert_eq!(render(&text.into()), Ok(expected), "{text}");
+        }
+        // Work and results are bounded as usual.
+        let large = render(&"{{ params.long ~ params.long ~ params.long }}".into());
+        assert_eq!(large, Err(RenderError::TooLarge(RENDERED_MAX)));
+        let work = render(&"{{ range(100000)|map('string')|join|length }}".into());
+        assert!(
+            matches!(work, Err(RenderError::OutOfFuel(_)) | Ok(Value::Null)),
+            "{work:?}"
+        );
+    }
+
+    #[test]
+    fn a_result_has_levels_of_its_own_beside_those_of_values() {
+        let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        for (levels, good) in [(94, true), (95, false), (200, false)] {
+            let context = Context::new().with("params", &nested(levels));
+            let value = json!({ "a": ["{{ params }}"] });
+            let rendered = template(&value).render(&context, RENDERED_MAX);
+            if good {
+                assert_eq!(rendered, Ok(json!({ "a": [nested(levels)] })));
+            } else {
+                assert_eq!(rendered, Err(RenderError::TooDeep(DEPTH_MAX)), "{levels}");
+            }
+        }
     }
 
     #[test]

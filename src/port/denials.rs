@@ -10,7 +10,7 @@ use super::Shared;
 use crate::{
     audit::{Entry, Outcome, REQUEST_DENIED},
     base::clock::Millis,
-    controls::Key,
+    controls::{ACT_AS, Key},
 };
 
 /// The number of entries of a key in a window.
@@ -23,14 +23,16 @@ const KEYS: usize = 4_096;
 /// A request that was answered with 403.
 pub(super) struct Denied<'a> {
     pub(super) key: &'a Key,
+    /// The user for whom the request is made, as it says.
+    pub(super) on_behalf_of: Option<&'a str>,
     /// Method and path, as in the table of routes.
     pub(super) route: &'a str,
     /// The permission that the route requires.
     pub(super) permission: &'a str,
     /// The code of the answer.
     pub(super) code: &'a str,
-    /// The client's address and `User-Agent`, where they are known.
-    pub(super) client: Option<(IpAddr, Option<&'a [u8]>)>,
+    /// The client's address and `User-Agent`.
+    pub(super) client: (IpAddr, Option<&'a [u8]>),
 }
 
 impl Shared {
@@ -44,18 +46,26 @@ impl Shared {
         detail.insert("route".into(), denied.route.into());
         detail.insert("permission".into(), denied.permission.into());
         detail.insert("code".into(), denied.code.into());
+        if let Some(issuer) = &key.issuer {
+            detail.insert("issuer".into(), (**issuer).into());
+        }
+        // Who may not act for others is not recorded as acting for one.
+        let may_act_as = key.scopes.permits(ACT_AS);
+        if let Some(named) = denied.on_behalf_of.filter(|_| !may_act_as) {
+            detail.insert("named_user".into(), named.into());
+        }
         if omitted > 0 {
             detail.insert("omitted_before".into(), Value::from(omitted));
         }
         let entry = Entry::new(Some(&key.tenant), REQUEST_DENIED, Outcome::Denied, now);
-        let mut entry = entry
-            .by(&key.principal, None)
-            .resource("key", &key.id)
-            .detail(detail);
-        if let Some((address, user_agent)) = denied.client {
-            entry = entry.client(address, user_agent);
-        }
-        self.audit.record(entry);
+        let (address, user_agent) = denied.client;
+        self.audit.record(
+            entry
+                .by(&key.principal, denied.on_behalf_of.filter(|_| may_act_as))
+                .resource("key", &key.id)
+                .client(address, user_agent)
+                .detail(detail),
+        );
     }
 }
 

@@ -44,7 +44,7 @@ use ingest::{
     intake::{self, Intake},
 };
 use meters::Meters;
-pub use rest::audit::Tables;
+pub use rest::audit::{Tables, TablesError};
 pub use rest::rebuild::{NotBegun, Rebuilds};
 use rest::slots::ReplaySlots;
 pub use rest::tools::{Lags, Tools};

@@ -8,17 +8,17 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use crate::{
-    base::{backoff::Backoff, clock::Millis},
+    base::{backoff::Backoff, clock::Millis, id::Tenant},
     controls::{
-        Controls, EmergencyState, FEATURES, Integration, KILL_SWITCH, Key, OPERATOR_TAKEOVER,
-        ReaderGrant, SAFE_MODE,
+        Controls, DeletedIntegration, EmergencyState, FEATURES, Integration, KILL_SWITCH, Key,
+        KeyFacts, OPERATOR_TAKEOVER, ReaderGrant, RevokedKey, SAFE_MODE,
     },
     store::{
         Store, StoreError,
         emergency::{self, EmergencyRow},
         grants::{self, Grant},
-        integrations::{self, IntegrationRow},
-        keys::{self, KeyRow},
+        integrations::{self, DELETED, IntegrationRow},
+        keys::{self, Ended, KeyRow},
     },
     stream::progress::{LaneProgress, Progress},
 };
@@ -105,13 +105,17 @@ impl ControlledTable {
         let changed = controls.changed();
         let controls = Arc::clone(controls);
         let rows = move || {
-            let keys = controls.keys(None);
+            let (valid, revoked) = (controls.keys(None), controls.revoked_keys());
             // Checked after the copy: a reader that starts over clears the heartbeat before the keys.
-            let rows = controls.readable().then_some(keys)?;
-            Some(rows.iter().map(|key| key_row(key)).collect())
+            controls.readable().then_some(())?;
+            let valid = valid.iter().map(|key| Shown::Row(key_row(key)));
+            let revoked = revoked.iter().map(|key| revoked_row(key));
+            Some(valid.chain(revoked).collect())
         };
-        let write =
-            |store: Store, rows: Vec<KeyRow>| async move { keys::replace(&store, &rows).await };
+        let write = |store: Store, shown: Vec<Shown<KeyRow>>| async move {
+            let (rows, ended) = apart(shown);
+            keys::replace(&store, &rows, &ended).await
+        };
         Self::new("api_keys", changed, rows, write)
     }
 
@@ -121,11 +125,15 @@ impl ControlledTable {
         let controls = Arc::clone(controls);
         let rows = move || {
             let all = controls.all_integrations();
-            let all = controls.readable().then_some(all)?;
-            Some(all.iter().map(|one| integration_row(one)).collect())
+            let deleted = controls.deleted_integrations();
+            controls.readable().then_some(())?;
+            let all = all.iter().map(|one| Shown::Row(integration_row(one)));
+            let deleted = deleted.iter().map(|one| deleted_row(one));
+            Some(all.chain(deleted).collect())
         };
-        let write = |store: Store, rows: Vec<IntegrationRow>| async move {
-            integrations::replace(&store, &rows).await
+        let write = |store: Store, shown: Vec<Shown<IntegrationRow>>| async move {
+            let (rows, ended) = apart(shown);
+            integrations::replace(&store, &rows, &ended).await
         };
         Self::new("integrations", changed, rows, write)
     }
@@ -153,6 +161,42 @@ impl ControlledTable {
     pub fn name(&self) -> &'static str {
         self.name
     }
+}
+
+/// What is known of something that the table shows.
+enum Shown<R> {
+    /// All of it.
+    Row(R),
+    /// When it ended.
+    Ended(Ended),
+}
+
+fn apart<R>(shown: Vec<Shown<R>>) -> (Vec<R>, Vec<Ended>) {
+    let (mut rows, mut ended) = (Vec::new(), Vec::new());
+    for one in shown {
+        match one {
+            Shown::Row(row) => rows.push(row),
+            Shown::Ended(one) => ended.push(one),
+        }
+    }
+    (rows, ended)
+}
+
+fn deleted_row(one: &DeletedIntegration) -> Shown<IntegrationRow> {
+    let (tenant, id) = (one.tenant.to_string(), one.id.clone());
+    let Some(was) = &one.was else {
+        let at = one.deleted_at;
+        return Shown::Ended(Ended { tenant, id, at });
+    };
+    Shown::Row(IntegrationRow {
+        tenant,
+        id,
+        name: was.name.clone(),
+        dialect: was.dialect.clone(),
+        status: DELETED.to_owned(),
+        created_at: Millis(was.created_at),
+        updated_at: one.deleted_at,
+    })
 }
 
 fn integration_row(one: &Integration) -> IntegrationRow {
@@ -196,21 +240,37 @@ fn emergency_rows(state: &EmergencyState) -> Vec<EmergencyRow> {
 }
 
 fn key_row(key: &Key) -> KeyRow {
+    row_of((&key.tenant, &key.id), &key.facts(), None)
+}
+
+fn revoked_row(key: &RevokedKey) -> Shown<KeyRow> {
+    match &key.was {
+        Some(was) => Shown::Row(row_of((&key.tenant, &key.id), was, Some(key.revoked_at))),
+        None => Shown::Ended(Ended {
+            tenant: key.tenant.to_string(),
+            id: key.id.clone(),
+            at: key.revoked_at,
+        }),
+    }
+}
+
+fn row_of((tenant, id): (&Tenant, &str), key: &KeyFacts, revoked_at: Option<Millis>) -> KeyRow {
     let constraints = &key.scopes.constraints;
     let scopes = serde_json::to_string(&key.scopes);
     KeyRow {
-        tenant: key.tenant.to_string(),
-        id: key.id.clone(),
+        tenant: tenant.to_string(),
+        id: id.to_owned(),
         name: key.name.clone(),
         principal: key.principal.clone(),
         kind: key.kind.name().to_owned(),
-        prefix: key.prefix().to_owned(),
+        prefix: key.prefix.clone(),
         // Scopes hold texts and numbers, which always become JSON.
         scopes: scopes.unwrap_or_else(|_| "{}".to_owned()),
         max_rpm: constraints.max_rpm.into(),
         max_concurrency: constraints.max_concurrency.into(),
-        created_at: key.created_at,
-        expires_at: key.expires_at,
+        created_at: Millis(key.created_at),
+        expires_at: key.expires_at.map(Millis),
+        revoked_at,
     }
 }
 

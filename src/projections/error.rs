@@ -1,6 +1,6 @@
 //! Errors of projections.
 
-use super::target::{ODOO, ODOO_DLQ, PROJECTION};
+use super::target::{ODOO, ODOO_DLQ, ODOO_INGRESS, PROJECTION};
 use crate::{
     log::LogError,
     store::{Class, StoreError},
@@ -127,7 +127,7 @@ impl From<sqlx::Error> for ProjectionError {
 fn rebuild_names(projection: &str) -> &str {
     match projection {
         PROJECTION => "events entities",
-        ODOO_DLQ => ODOO,
+        ODOO_DLQ | ODOO_INGRESS => ODOO,
         other => other,
     }
 }
@@ -137,6 +137,7 @@ fn topic_name(projection: &str) -> &str {
     match projection {
         ODOO => "events",
         ODOO_DLQ => "dlq",
+        ODOO_INGRESS => "ingress",
         other => other,
     }
 }

@@ -1,5 +1,5 @@
 //! Projections: tables follow topics, exactly once. `omnilink.events` and `omnilink.entities` follow the topic `events`; `audit_log`,
-//! `rejections` and `orchestration_requests` the topic `audit`; `odoo.webhook_events` follows `events` and `dlq`; `runs`, `run_steps`,
+//! `rejections` and `orchestration_requests` the topic `audit`; `odoo.webhook_events` follows `ingress`, `events` and `dlq`; `runs`, `run_steps`,
 //! `run_events` and `approvals` the topic `runs`, `tasks` the topic `steps`. Small tables follow the topic `controls` as whole sets (`controlled`).
 //!
 //! Rows and offset change in one Postgres transaction, and the offset is advanced by compare-and-set. A stale owner of a partition
@@ -55,12 +55,12 @@ pub use rebuild::{
 };
 pub use reject::{DeadLetters, Reject, Rejection};
 pub use retention::Retention;
-pub use target::{AUDIT, ODOO, ODOO_DLQ, PROJECTION, RUNS, TASKS};
+pub use target::{AUDIT, ODOO, ODOO_DLQ, ODOO_INGRESS, PROJECTION, RUNS, TASKS};
 
 use crate::log::topics::Names;
 
 /// All projections whose position is stored in Postgres, with the topic that each reads.
-pub fn topics(names: &Names) -> [(&'static str, Arc<str>); 6] {
+pub fn topics(names: &Names) -> [(&'static str, Arc<str>); 7] {
     [
         (PROJECTION, Arc::clone(&names.events)),
         (AUDIT, Arc::clone(&names.audit)),
@@ -68,5 +68,6 @@ pub fn topics(names: &Names) -> [(&'static str, Arc<str>); 6] {
         (ODOO_DLQ, Arc::clone(&names.dlq)),
         (RUNS, Arc::clone(&names.runs)),
         (TASKS, Arc::clone(&names.steps)),
+        (ODOO_INGRESS, Arc::clone(&names.ingress)),
     ]
 }

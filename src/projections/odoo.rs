@@ -1,8 +1,8 @@
 //! The projection of `odoo.webhook_events`: what became of each delivery of Odoo.
 //!
 //! An event says in its extension [`DIALECT`] which dialect its sender spoke, so that the rows are the same after a rebuild, whatever has
-//! become of the source since. `completed` comes from the topic `events`, `failed` from dead letters of `ingress`. The two topics have no
-//! common order: `completed` wins, and the highest number of retries.
+//! become of the source since. `pending` comes from the topic `ingress`, `completed` from `events`, `failed` from dead letters of `ingress`.
+//! The topics have no common order: `completed` wins, then `failed`, and the highest number of retries.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
     pipe::Pipe,
     reject::{Reject, SkipRejected},
     rows::storable_data,
-    target::{ODOO, ODOO_DLQ},
+    target::{ODOO, ODOO_DLQ, ODOO_INGRESS},
 };
 use crate::{
     base::clock::Millis,
@@ -28,6 +28,13 @@ use crate::{
 const DIALECTS: [&str; 3] = ["ipai", "ipai-body", "odoo-native"];
 
 impl Projector {
+    /// Starts the projector of Odoo's deliveries that are not admitted yet; `setup` names the topic `ingress`.
+    pub fn start_odoo_ingress(setup: &Setup) -> std::io::Result<Self> {
+        // What cannot be read there becomes a dead letter of admission.
+        let reject: Arc<dyn Reject> = Arc::new(SkipRejected);
+        Self::of_odoo(setup, ODOO_INGRESS, &reject, || OdooRows::pending(""))
+    }
+
     /// Starts the projector of Odoo's admitted deliveries; `setup` names the topic `events`.
     pub fn start_odoo(setup: &Setup) -> std::io::Result<Self> {
         let reject = setup.dead_letters(ODOO);
@@ -60,19 +67,27 @@ impl Projector {
 /// What the records of the topic say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Status {
+    /// Records of `ingress`.
+    Pending,
     /// Records of `events`.
     Completed,
     /// Dead letters.
     Failed,
 }
 
-/// The rows of one of the two topics, and the statement that writes them.
+/// The rows of one of the topics, and the statement that writes them.
 pub(super) struct OdooRows {
     status: Status,
     statement: String,
 }
 
 impl OdooRows {
+    /// Of the topic `ingress`, for the table whose name ends in `suffix`.
+    pub(super) fn pending(suffix: &str) -> Self {
+        // What the other topics say is newer, whichever is read first.
+        Self::of(Status::Pending, suffix, "status = o.status")
+    }
+
     /// Of the topic `events`, for the table whose name ends in `suffix`.
     pub(super) fn completed(suffix: &str) -> Self {
         let update = "event_type = EXCLUDED.event_type, aggregate_type = EXCLUDED.aggregate_type, \
@@ -83,7 +98,8 @@ impl OdooRows {
 
     /// Of the dead-letter topic, for the table whose name ends in `suffix`.
     pub(super) fn failed(suffix: &str) -> Self {
-        let update = "error_message = CASE WHEN o.status = 'completed' OR o.processed_at > EXCLUDED.processed_at THEN o.error_message \
+        let update = "status = CASE WHEN o.status = 'completed' THEN o.status ELSE EXCLUDED.status END, \
+             error_message = CASE WHEN o.status = 'completed' OR o.processed_at > EXCLUDED.processed_at THEN o.error_message \
                ELSE EXCLUDED.error_message END, \
              processed_at = CASE WHEN o.status = 'completed' THEN o.processed_at \
                ELSE GREATEST(o.processed_at, EXCLUDED.processed_at) END";
@@ -137,7 +153,8 @@ struct Fate {
     error: Option<String>,
     /// Microseconds since 1970.
     received_at: i64,
-    processed_at: i64,
+    /// `None`: it still lies in `ingress`.
+    processed_at: Option<i64>,
 }
 
 pub(super) struct OdooBatch(Columns<12>);
@@ -164,13 +181,26 @@ impl Rows for OdooRows {
     fn add(&self, batch: &mut OdooBatch, record: &Fetched) -> Result<(), Invalid> {
         let value = record.record.value.as_deref().unwrap_or_default();
         let (event, fate) = match self.status {
+            // The others there are no events of OmniLink's own.
+            Status::Pending => match avro::decode_ingress(value) {
+                Ok(event) => {
+                    let fate = Fate {
+                        status: "pending",
+                        error: None,
+                        received_at: micros(record.timestamp),
+                        processed_at: None,
+                    };
+                    (event, fate)
+                }
+                Err(_) => return Ok(()),
+            },
             Status::Completed => match avro::decode_event(value) {
                 Ok((event, received_at)) => {
                     let fate = Fate {
                         status: "completed",
                         error: None,
                         received_at: micros(received_at),
-                        processed_at: micros(record.timestamp),
+                        processed_at: Some(micros(record.timestamp)),
                     };
                     (event, fate)
                 }
@@ -212,7 +242,7 @@ fn failed(letter: &Fetched) -> Fate {
         status: "failed",
         error: Some(format!("{}: {}", text("code"), text("message"))),
         received_at: micros(received_at.map_or(letter.timestamp, Millis)),
-        processed_at: failed_at.unwrap_or(micros(letter.timestamp)),
+        processed_at: Some(failed_at.unwrap_or(micros(letter.timestamp))),
     }
 }
 
@@ -254,6 +284,9 @@ impl OdooBatch {
         retry_count.next().bigint(retries);
         error_message.next().optional_text(fate.error.as_deref());
         received_at.next().timestamp(fate.received_at);
-        processed_at.next().timestamp(fate.processed_at);
+        match fate.processed_at {
+            Some(at) => processed_at.next().timestamp(at),
+            None => processed_at.next().null(),
+        }
     }
 }

@@ -23,10 +23,14 @@ pub(super) const TASKS_REBUILD: &str = "tasks.rebuild";
 pub const ODOO: &str = "odoo";
 /// The name of the projection of Odoo's failed deliveries, which reads `dlq`.
 pub const ODOO_DLQ: &str = "odoo.dlq";
+/// The name of the projection of Odoo's deliveries that are not admitted yet, which reads `ingress`.
+pub const ODOO_INGRESS: &str = "odoo.ingress";
 /// The names of their rebuilds.
 pub(super) const ODOO_REBUILD: &str = "odoo.rebuild";
 /// As [`ODOO_REBUILD`].
 pub(super) const ODOO_DLQ_REBUILD: &str = "odoo.dlq.rebuild";
+/// As [`ODOO_REBUILD`].
+pub(super) const ODOO_INGRESS_REBUILD: &str = "odoo.ingress.rebuild";
 
 /// The tables of a projection, and the statements on them.
 #[derive(Debug)]

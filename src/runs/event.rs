@@ -277,13 +277,16 @@ pub enum Event {
         attempt: u32,
         deadline: Millis,
     },
-    /// A control, limit or circuit breaker does not let the call be sent now.
+    /// A control, limit or circuit breaker does not let the call be sent now. `maybe_called`: the call is repeated after a crash, and may
+    /// have reached its worker before.
     StepHeld {
         step_id: Arc<str>,
         kind: CallKind,
         reason: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Millis>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        maybe_called: bool,
     },
     /// The hold has ended.
     StepReleased { step_id: Arc<str>, kind: CallKind },
@@ -368,6 +371,11 @@ pub enum Event {
     Paused { by: String },
     /// The run is resumed.
     Resumed { by: String, paused_ms: i64 },
+    /// A deadline has passed that people or claiming workers could not meet, because a control refuses their requests: their deadlines and
+    /// that of the run stand still since `since`.
+    RunHeld { reason: String, since: Millis },
+    /// The control is lifted: these deadlines are `held_ms` later.
+    RunReleased { held_ms: i64 },
     /// A control or decision that came too late, or was not allowed.
     Refused {
         what: String,
@@ -412,6 +420,8 @@ impl Event {
             Self::CancelRequested { .. } => "cancel_requested",
             Self::Paused { .. } => "paused",
             Self::Resumed { .. } => "resumed",
+            Self::RunHeld { .. } => "run_held",
+            Self::RunReleased { .. } => "run_released",
             Self::Refused { .. } => "refused",
             Self::RunSucceeded { .. } => "run_succeeded",
             Self::RunFailed { .. } => "run_failed",

@@ -26,7 +26,7 @@ pub use self::{
         PlanReady, RiskLane, RunError, Started, WorkflowVersion,
     },
     history::RunRecord,
-    json::{Json, present},
+    json::{DEPTH_MAX, Json, Unreadable, depth, json_text, present, present_text, read_value},
     retry::{Reused, Undo},
     status::{RunStatus, StepStatus},
     step::{CallKindName, StepCommand, TaskState, TaskStateName, idempotency_key, task_id},

@@ -29,12 +29,14 @@ pub enum Bug {
     RepeatsReused,
     /// Steps that an earlier run has carried out are not compensated.
     ForgetsReused,
+    /// A deadline takes precedence over a record that waits in the log.
+    DeadlineBeforeRecords,
 }
 
 #[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -47,6 +49,7 @@ impl Bug {
         Self::EndsBeforeAttempt,
         Self::RepeatsReused,
         Self::ForgetsReused,
+        Self::DeadlineBeforeRecords,
     ];
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use serde_json::Value;
 
 use crate::{
-    plans::{Call, OnExhausted, Plan, Retry, Template, Tool, When},
+    plans::{Builtin, Call, OnExhausted, Plan, Retry, Template, Tool, When, Worker},
     runs::Json,
     workflows::Schema,
 };
@@ -48,7 +48,7 @@ pub struct CompiledStep {
     pub schema: Option<Arc<Schema>>,
     /// The condition under which it runs.
     pub when: Option<When>,
-    /// Time limit of an attempt, in milliseconds.
+    /// Time limit of an attempt, in milliseconds. The default of a `wait` is the time limit of the run; its input may set another one.
     pub timeout_ms: u64,
     /// Retries.
     pub retry: RetryPolicy,
@@ -182,6 +182,7 @@ impl CompiledPlan {
                 tool: name.to_owned(),
             })
         };
+        let run_ms = plan.timeout_ms.unwrap_or(RUN_MS);
         let mut steps: Vec<CompiledStep> = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
             let own = find(&step.id, &step.tool)?;
@@ -217,7 +218,13 @@ impl CompiledPlan {
                 refers,
                 schema: schema(&own),
                 when: step.when.clone(),
-                timeout_ms: step.timeout_ms.or(own.timeout_ms).unwrap_or(ATTEMPT_MS),
+                timeout_ms: step
+                    .timeout_ms
+                    .or(own.timeout_ms)
+                    .unwrap_or(match own.worker {
+                        Worker::Builtin(Builtin::Wait) => run_ms,
+                        _ => ATTEMPT_MS,
+                    }),
                 retry: RetryPolicy::new(&step.retry, &own.retry, 3),
                 deadline_ms: step.deadline_ms,
                 on_exhausted: step
@@ -238,7 +245,7 @@ impl CompiledPlan {
                 .collect(),
             output_refers: plan.output.as_ref().map(outputs).unwrap_or_default(),
             output: plan.output.clone(),
-            timeout_ms: plan.timeout_ms.unwrap_or(RUN_MS),
+            timeout_ms: run_ms,
             steps,
         })
     }

@@ -5,6 +5,7 @@ use super::run::{
     End, EndKind, Ending, KeptSignal, OUTCOME_UNKNOWN, Phase, Run, StepState, UndoPhase,
 };
 use crate::base::clock::Millis;
+use crate::plans::jcs;
 use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Decided, Decision, Event, StepError};
 
 impl Run {
@@ -69,6 +70,7 @@ impl Run {
                 step_id,
                 kind,
                 until,
+                maybe_called,
                 ..
             } => {
                 let due = until.map(|until| self.on_run_clock(until, at));
@@ -79,6 +81,8 @@ impl Run {
                             // A call that was not made uses up no attempt.
                             if step.phase == Phase::Running {
                                 step.attempt -= 1;
+                                // It may have been made before, with an effect.
+                                step.unanswered |= maybe_called;
                             }
                             step.phase = Phase::Held;
                             step.due = due;
@@ -117,6 +121,7 @@ impl Run {
             }
             Event::StepSucceeded {
                 step_id,
+                attempt,
                 output,
                 signal,
                 reused,
@@ -131,6 +136,8 @@ impl Run {
                 let ended = self.end_step((step_id, at), Phase::Succeeded, |step| {
                     step.output = Some(output.clone());
                     step.error = None;
+                    // Higher if the call was held after it was sent.
+                    step.attempt = step.attempt.max(*attempt);
                 });
                 if !(*reused && planted(Bug::ForgetsReused)) {
                     self.effective.extend(ended);
@@ -187,9 +194,13 @@ impl Run {
             Event::StepSkipped { step_id, output } => {
                 self.begin(at);
                 self.outputs += output.as_ref().map_or(0, |output| output.text().len());
-                self.end_step((step_id, at), Phase::Skipped, |step| {
+                let mut unanswered = false;
+                let ended = self.end_step((step_id, at), Phase::Skipped, |step| {
+                    unanswered = step.unanswered;
                     step.output.clone_from(output);
                 });
+                // An attempt may have had an effect.
+                self.effective.extend(ended.filter(|_| unanswered));
             }
             Event::StepCancelled { step_id } => {
                 self.end_step((step_id, at), Phase::Cancelled, |_| {});
@@ -215,8 +226,11 @@ impl Run {
                     step.undo.claimed = false;
                 }
             }
-            Event::CompensationSucceeded { step_id, .. } => {
+            Event::CompensationSucceeded { step_id, attempt } => {
                 self.end_undo(step_id, None);
+                if let Some(step) = self.step_mut(Some(step_id)) {
+                    step.undo.attempt = step.undo.attempt.max(*attempt);
+                }
             }
             Event::CompensationFailed { step_id, error, .. } => {
                 self.end_undo(step_id, Some(error));
@@ -245,12 +259,21 @@ impl Run {
                 self.paused_at = None;
                 self.postpone(*paused_ms);
             }
+            Event::RunHeld { since, .. } => self.held_since = Some(*since),
+            Event::RunReleased { held_ms } => {
+                self.held_since = None;
+                self.postpone_waiting(*held_ms);
+            }
             // A run is constructed with its start and its plan.
             Event::RunStarted(_) | Event::PlanReady(_) | Event::Refused { .. } => {}
             Event::RunSucceeded { output } => self.end = Some(End::Succeeded(output.clone())),
             Event::RunFailed { error } => self.end = Some(End::Failed((**error).clone())),
             Event::RunDenied { error } => self.end = Some(End::Denied((**error).clone())),
             Event::RunCancelled { error } => self.end = Some(End::Cancelled((**error).clone())),
+        }
+        let begins = matches!(event, Event::StepHeld { .. } | Event::RunHeld { .. });
+        if begins || self.still_since.is_some() {
+            self.count_still(self.on_run_clock(at, at));
         }
     }
 
@@ -265,6 +288,7 @@ impl Run {
             self.begun_at = Some(at);
             let timeout = self.plan.0.timeout_ms;
             self.deadline = Some(Millis(at.0.saturating_add_unsigned(timeout)));
+            self.still_since = self.still_since.map(|_| at);
         }
     }
 
@@ -281,6 +305,7 @@ impl Run {
         let ended = matches!(step.phase, Phase::Failed | Phase::Unknown);
         step.phase = phase;
         step.due = None;
+        step.held_at = None;
         step.finished_at = Some(at);
         change(step);
         (!ended || !self.effective.contains(&index)).then_some(index)
@@ -324,6 +349,10 @@ impl Run {
         };
         let decision = (decided.decision, decided.by.clone());
         self.decided.insert(decided.approval, decision);
+        if let Some(value) = &decided.value {
+            let hash = jcs::hash(&value.value());
+            self.decided_values.insert(decided.approval, hash);
+        }
         let index = request
             .step_id
             .as_deref()
@@ -383,6 +412,8 @@ impl Run {
             }
         };
         later(&mut self.deadline);
+        later(&mut self.held_since);
+        later(&mut self.still_since);
         for step in &mut self.steps {
             later(&mut step.due);
             later(&mut step.undo.due);

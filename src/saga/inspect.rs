@@ -79,13 +79,14 @@ impl Run {
         self.approvals.iter().map(|(seq, request)| (*seq, request))
     }
 
-    /// Whether a control holds a call, so that the run can continue only when the controls change.
+    /// Whether a control holds a call or the run, so that the run can continue only when the controls change.
     pub fn waits_for_controls(&self) -> bool {
-        self.end.is_none()
-            && self.steps.iter().any(|step| {
-                (step.phase == Phase::Held && step.due.is_none())
-                    || (step.undo.phase == UndoPhase::Held && step.undo.due.is_none())
-            })
+        let mut steps = self.steps.iter();
+        let step_held = |step: &StepState| {
+            (step.phase == Phase::Held && step.due.is_none())
+                || (step.undo.phase == UndoPhase::Held && step.undo.due.is_none())
+        };
+        self.end.is_none() && (self.held_since.is_some() || steps.any(step_held))
     }
 
     /// The attempts in flight of tools with `worker: claim`.
@@ -124,6 +125,12 @@ impl Run {
             CallKind::Execute => self.steps[index].attempt,
             CallKind::Compensate => self.steps[index].undo.attempt,
         })
+    }
+
+    /// When the first attempt of a step was scheduled.
+    pub fn first_scheduled(&self, id: &str) -> Option<Millis> {
+        let index = self.plan().index(id)?;
+        self.steps[index].started_at
     }
 
     /// The state of a step. A step that the plan does not have is pending.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `compiled` | a plan that is ready to run |
 //! | `run`, `evolve` | the state, and how events change it |
+//! | `stand_still` | deadlines that stand still while a control is in force |
 //! | `decide/` | how a run reacts to an input |
 //! | `risk` | the risk lanes |
 //! | `bugs` | bugs that tests plant |
@@ -23,6 +24,7 @@ mod process;
 mod risk;
 mod run;
 mod snapshot;
+mod stand_still;
 #[cfg(test)]
 mod tests;
 

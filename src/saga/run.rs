@@ -13,7 +13,8 @@ use super::{
 };
 use crate::base::clock::Millis;
 use crate::runs::{
-    ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, present,
+    ApprovalRequest, Decision, Json, RunError, RunStatus, Started, StepError, json_text,
+    present_text,
 };
 
 /// The maximum number of signals that a run keeps until a step waits for them.
@@ -48,7 +49,13 @@ pub struct Run {
     pub(super) approvals: BTreeMap<u64, ApprovalRequest>,
     /// Past decisions, and who made them, so that a repeated decision changes nothing.
     pub(super) decided: BTreeMap<u64, (Decision, String)>,
+    /// The hashes of the values of these decisions, by approval.
+    pub(super) decided_values: BTreeMap<u64, String>,
     pub(super) paused_at: Option<Millis>,
+    /// Since when a control holds the run: deadlines of approvals, signals and claims stand still.
+    pub(super) held_since: Option<Millis>,
+    /// Since when the deadline stands still, because a control holds a step or the run.
+    pub(super) still_since: Option<Millis>,
     /// A person has approved the run as a whole.
     pub(super) approved: bool,
     /// Why and how it ends without success, once that is certain.
@@ -71,6 +78,7 @@ impl PartialEq for SharedPlan {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct KeptSignal {
     pub(super) name: String,
+    #[serde(deserialize_with = "json_text")]
     pub(super) data: Json,
 }
 
@@ -113,13 +121,13 @@ pub(super) struct StepState {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
+        deserialize_with = "present_text"
     )]
     pub(super) input: Option<Json>,
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
+        deserialize_with = "present_text"
     )]
     pub(super) output: Option<Json>,
     pub(super) error: Option<StepError>,
@@ -133,7 +141,7 @@ pub(super) struct StepState {
     pub(super) claimed: bool,
     pub(super) started_at: Option<Millis>,
     pub(super) finished_at: Option<Millis>,
-    /// An attempt had no answer.
+    /// An attempt had no answer. It may be one that was repeated after a crash, then held, and so does not count.
     pub(super) unanswered: bool,
     /// A person has approved it; these were the reasons for the request.
     pub(super) accepted: Option<Vec<String>>,
@@ -189,7 +197,7 @@ pub(super) struct Undo {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "present"
+        deserialize_with = "present_text"
     )]
     pub(super) input: Option<Json>,
     pub(super) due: Option<Millis>,
@@ -247,7 +255,10 @@ impl Run {
             signals: VecDeque::new(),
             approvals: BTreeMap::new(),
             decided: BTreeMap::new(),
+            decided_values: BTreeMap::new(),
             paused_at: None,
+            held_since: None,
+            still_since: None,
             approved: false,
             ending: None,
             compensating: false,
@@ -305,22 +316,30 @@ impl Run {
 
     /// When the run must be woken next; `None` if it waits only for inputs, is paused, or has ended.
     ///
-    /// After [`decide`](super::decide) it is later than the time that was handed in.
+    /// After [`decide`](super::decide) with [`Input::Wake`](super::Input::Wake) it is in the future. After other inputs it may be in the
+    /// past: then the timer fires as soon as the records in the log have been processed.
     pub fn next_due(&self) -> Option<Millis> {
         if self.end.is_some() || self.paused_at.is_some() {
             return None;
         }
-        let steps = self.steps.iter();
-        let steps = steps.flat_map(|step| {
+        let held = self.held_since.is_some();
+        let steps = self.steps.iter().enumerate();
+        let steps = steps.flat_map(|(index, step)| {
             let forgotten = step.phase == Phase::Retry && planted(Bug::ForgetsDeadline);
-            [step.due.filter(|_| !forgotten), step.undo.due]
+            let still = held && self.waits_for_others(index);
+            let undo_still = held && self.undo_waits_for_others(index);
+            [
+                step.due.filter(|_| !forgotten && !still),
+                step.undo.due.filter(|_| !undo_still),
+            ]
         });
         let steps = steps.flatten();
         let approvals = self.approvals.values().map(|approval| approval.expires_at);
+        let approvals = approvals.filter(|_| !held);
         let run = match self.ending {
             // While the run ends, attempts in flight and compensations have their own limits.
             Some(_) => None,
-            None => self.deadline,
+            None => self.deadline.filter(|_| self.still_since.is_none()),
         };
         // `run_at` has passed once any step has begun.
         let untouched = self.begun_at.is_none()

@@ -47,8 +47,14 @@ pub struct Snapshot {
     approvals: BTreeMap<u64, ApprovalRequest>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     decided: BTreeMap<u64, (Decision, String)>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    decided_values: BTreeMap<u64, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_since: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    still_since: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     approved: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,7 +118,10 @@ impl Snapshot {
             signals: run.signals.clone(),
             approvals: run.approvals.clone(),
             decided: run.decided.clone(),
+            decided_values: run.decided_values.clone(),
             paused_at: ms(run.paused_at),
+            held_since: ms(run.held_since),
+            still_since: ms(run.still_since),
             approved: run.approved,
             ending: run.ending.clone(),
             compensating: run.compensating,
@@ -191,7 +200,10 @@ impl Snapshot {
             signals: self.signals,
             approvals: self.approvals,
             decided: self.decided,
+            decided_values: self.decided_values,
             paused_at: ms(self.paused_at),
+            held_since: ms(self.held_since),
+            still_since: ms(self.still_since),
             approved: self.approved,
             ending: self.ending,
             compensating: self.compensating,

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{
     fault::{coded, invalid_plan, too_large, unwritable},
@@ -13,6 +16,7 @@ use crate::{
     commands::start::{PARAMS_MAX, PlanSource, Planned},
     envelope::{Event, Invalid},
     plans::{PLAN_MAX, Plan, jcs},
+    runs::{DEPTH_MAX, depth, read_value},
     workflows::{Catalog, Resolved, Schema, Workflow},
 };
 
@@ -59,28 +63,23 @@ pub fn resolve(
     fields: &StartFields,
     named: &Named<'_>,
 ) -> Result<Resolved, Invalid> {
-    if fields
-        .params
-        .as_ref()
-        .is_some_and(|params| params.get().len() > PARAMS_MAX)
-    {
-        return Err(too_large("`params` and `input`", PARAMS_MAX));
-    }
+    let params = params(fields)?;
+    let params = params.as_ref();
     match &fields.what {
         StartTarget::Command => {
             let found = named.found.ok_or_else(|| {
                 let message = format!("no workflow has the command `{}`", event.kind);
                 coded(&UNKNOWN_WORKFLOW, message)
             })?;
-            of_workflow(catalog, found, fields, "params")
+            of_workflow(catalog, found, params, fields)
         }
         StartTarget::Workflow(_) => {
             let found = named.found.ok_or_else(|| unknown(named))?;
-            of_workflow(catalog, found, fields, "input")
+            of_workflow(catalog, found, params, fields)
         }
         StartTarget::Plan(plan) => inline(catalog, plan),
         StartTarget::Goal(_) => Ok(Resolved::default()),
-        StartTarget::Task => task(catalog, event, fields),
+        StartTarget::Task => task(catalog, event, params, fields),
     }
 }
 
@@ -96,10 +95,10 @@ fn unknown(named: &Named<'_>) -> Invalid {
 fn of_workflow(
     catalog: &Catalog,
     workflow: &Workflow,
+    params: Option<&Value>,
     fields: &StartFields,
-    member: &str,
 ) -> Result<Resolved, Invalid> {
-    check(&workflow.params, fields, member)?;
+    check(&workflow.params, params, fields)?;
     catalog.to_run(workflow).map_err(unwritable)
 }
 
@@ -107,6 +106,10 @@ fn of_workflow(
 pub fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Invalid> {
     if plan.get().len() > PLAN_MAX {
         return Err(too_large("a plan", PLAN_MAX));
+    }
+    if depth(plan.get().as_bytes()) > DEPTH_MAX {
+        let message = format!("a plan may be nested at most {DEPTH_MAX} levels");
+        return Err(invalid_plan(message));
     }
     if let Some(number) = jcs::first_inexact(plan.get()) {
         let number = &number[..number.len().min(40)];
@@ -138,12 +141,17 @@ pub fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Invalid> {
 }
 
 /// A run with one step, whose input is the params unchanged: expressions in them are not evaluated.
-fn task(catalog: &Catalog, event: &Event<'_>, fields: &StartFields) -> Result<Resolved, Invalid> {
+fn task(
+    catalog: &Catalog,
+    event: &Event<'_>,
+    params: Option<&Value>,
+    fields: &StartFields,
+) -> Result<Resolved, Invalid> {
     let Some(tool) = catalog.tool(&event.kind) else {
         let message = format!("there is no tool `{}`", event.kind);
         return Err(coded(&UNKNOWN_TOOL, message));
     };
-    check(&tool.schema, fields, "params")?;
+    check(&tool.schema, params, fields)?;
     let plan = serde_json::json!({
         "steps": [{ "id": "task", "tool": tool.tool.name, "input": "{{ params }}" }],
         "output": "{{ steps.task.output }}"
@@ -160,16 +168,39 @@ fn task(catalog: &Catalog, event: &Event<'_>, fields: &StartFields) -> Result<Re
     })
 }
 
-fn check(schema: &Schema, fields: &StartFields, member: &str) -> Result<(), Invalid> {
+/// The params. Refuses those that a run cannot store.
+fn params(fields: &StartFields) -> Result<Option<Value>, Invalid> {
     let Some(params) = &fields.params else {
+        return Ok(None);
+    };
+    let text = params.get();
+    if text.len() > PARAMS_MAX {
+        return Err(too_large("`params` and `input`", PARAMS_MAX));
+    }
+    let value = read_value(text.as_bytes());
+    let value = value.map_err(|why| Invalid::payload(format!("`/{}`: {why}", member(fields))))?;
+    Ok(Some(value))
+}
+
+/// The member of the request that holds the params.
+fn member(fields: &StartFields) -> &'static str {
+    match fields.what {
+        StartTarget::Workflow(_) | StartTarget::Plan(_) => "input",
+        StartTarget::Command | StartTarget::Goal(_) | StartTarget::Task => "params",
+    }
+}
+
+fn check(schema: &Schema, params: Option<&Value>, fields: &StartFields) -> Result<(), Invalid> {
+    let Some(params) = params else {
         return Ok(());
     };
-    schema
-        .check(&value(params)?)
-        .map_err(|wrong| Invalid::payload(format!("`/{member}{}`: {}", wrong.at, wrong.message)))
+    schema.check(params).map_err(|wrong| {
+        let member = member(fields);
+        Invalid::payload(format!("`/{member}{}`: {}", wrong.at, wrong.message))
+    })
 }
 
 /// The JSON text of a value.
-pub fn to_raw(value: &serde_json::Value) -> Result<Box<RawValue>, Invalid> {
+pub fn to_raw(value: &Value) -> Result<Box<RawValue>, Invalid> {
     to_raw_value(value).map_err(unwritable)
 }

@@ -34,9 +34,6 @@ pub enum StateError {
         #[source]
         why: CodecError,
     },
-    /// Any other failure, for this reason.
-    #[error("{0}")]
-    Other(String),
 }
 
 impl StateError {

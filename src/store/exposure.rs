@@ -8,7 +8,7 @@ use super::StoreError;
 type Problem = String;
 
 /// Each query yields problems, one a row.
-const QUERIES: [&str; 6] = [
+const QUERIES: [&str; 9] = [
     // The owner passes row-level security; everybody else who may read must be held by it.
     "SELECT format('%s has no row-level security, and %s may read it: it shows the rows of all tenants', format('%I.%I', n.nspname, c.relname), \
             CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) \
@@ -48,6 +48,31 @@ const QUERIES: [&str; 6] = [
      UNION ALL SELECT 'omnilink_reader is a member of omnilink_service, so readers may become the owner of all tables' \
      FROM pg_roles r, pg_roles s WHERE r.rolname = 'omnilink_reader' AND s.rolname = 'omnilink_service' \
        AND pg_has_role(r.oid, s.oid, 'MEMBER')",
+    // Readers are given USAGE; everybody else needs a grant of an administrator, which names them.
+    "SELECT format('%s has %s on the schema %I: REVOKE %s ON SCHEMA %I FROM %s', w.who, a.privilege_type, n.nspname, a.privilege_type, \
+            n.nspname, w.who) \
+     FROM pg_namespace n, aclexplode(n.nspacl) a, \
+       LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS who) w \
+     WHERE n.nspname IN ('omnilink', 'odoo') AND a.grantee <> n.nspowner AND (a.grantee = 0 OR a.privilege_type = 'CREATE') \
+     ORDER BY 1",
+    // OmniLink grants nothing on columns.
+    "SELECT format('%s has %s on the column %I of %s: REVOKE %s (%I) ON %s FROM %s', w.who, a.privilege_type, t.attname, w.named, \
+            a.privilege_type, t.attname, w.named, w.who) \
+     FROM pg_attribute t JOIN pg_class c ON c.oid = t.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(t.attacl) a, \
+       LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS who, \
+                       format('%I.%I', n.nspname, c.relname) AS named) w \
+     WHERE n.nspname IN ('omnilink', 'odoo') AND t.attnum > 0 AND NOT t.attisdropped AND a.grantee <> c.relowner ORDER BY 1",
+    // Policies add up: a row is shown if any of them lets it through.
+    "SELECT CASE WHEN p.polname <> 'readers' \
+              THEN format('the policy %I on %s is not OmniLink''s, and may show rows of other tenants: DROP POLICY %I ON %s', \
+                          p.polname, w.named, p.polname, w.named) \
+              ELSE format('the policy readers on %s is not as OmniLink made it, and may show rows of other tenants', w.named) END \
+     FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace, \
+       LATERAL (SELECT format('%I.%I', n.nspname, c.relname) AS named) w \
+     WHERE n.nspname IN ('omnilink', 'odoo') \
+       AND (p.polname <> 'readers' OR p.polcmd <> 'r' \
+         OR p.polroles <> ARRAY(SELECT r.oid FROM pg_roles r WHERE r.rolname = 'omnilink_reader') \
+         OR COALESCE(pg_get_expr(p.polqual, p.polrelid), '') !~* 'session_user') ORDER BY 1",
 ];
 
 /// What is wrong with the rights on OmniLink's tables; empty: nothing.

@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(4, "0004_audit_and_controls"),
     migration!(5, "0005_runs"),
     migration!(6, "0006_tasks"),
+    migration!(7, "0007_runs_retry_of"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.

@@ -206,6 +206,20 @@ pub async fn run(store: &Store, tenant: &str, run_id: &str) -> Result<Option<Run
     Ok(found.map(row).transpose()?)
 }
 
+/// A run of a tenant, with its steps and approvals.
+pub async fn whole(
+    store: &Store,
+    tenant: &str,
+    run_id: &str,
+) -> Result<Option<(RunRow, Vec<StepRow>, Vec<ApprovalRow>)>, StoreError> {
+    let Some(row) = run(store, tenant, run_id).await? else {
+        return Ok(None);
+    };
+    let steps = steps(store, tenant, run_id).await?;
+    let approvals = approvals_of(store, tenant, run_id).await?;
+    Ok(Some((row, steps, approvals)))
+}
+
 /// A run of a tenant, without what may be large.
 pub async fn run_head(
     store: &Store,
@@ -455,4 +469,34 @@ pub async fn history(
         })
     };
     Ok(rows.iter().map(row).collect::<Result<_, sqlx::Error>>()?)
+}
+
+/// The steps that later runs have reused from a run: step and run, the newest run last.
+pub async fn taken_over(
+    store: &Store,
+    (tenant, run_id): (&str, &str),
+) -> Result<Vec<(String, String)>, StoreError> {
+    let sql = "SELECT e.record ->> 'step_id', r.run_id FROM omnilink.runs r \
+                 JOIN omnilink.run_events e ON e.tenant = r.tenant AND e.run_id = r.run_id \
+               WHERE r.tenant = $1 AND r.retry_of = $2 AND e.type = 'step_succeeded' AND e.record ->> 'reused' = 'true' \
+               ORDER BY r.created_at, r.run_id";
+    let rows = sqlx::query_as::<_, (String, String)>(sql)
+        .bind(tenant)
+        .bind(run_id);
+    Ok(rows.fetch_all(store.pool()).await?)
+}
+
+/// JSON text of the record that decided an approval or an incident.
+pub async fn decision(
+    store: &Store,
+    (tenant, run_id): (&str, &str),
+    approval: u64,
+) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT record::text FROM omnilink.run_events WHERE tenant = $1 AND run_id = $2 \
+                 AND type IN ('approval_decided', 'incident_decided') AND record ->> 'approval' = $3 ORDER BY seq LIMIT 1";
+    let row = sqlx::query_scalar::<_, String>(sql)
+        .bind(tenant)
+        .bind(run_id)
+        .bind(approval.to_string());
+    Ok(row.fetch_optional(store.pool()).await?)
 }

@@ -1,5 +1,7 @@
 //! The outcome of a call, from the worker's answer or the error of the request (`docs/workers.md`, the table of outcomes). Pure.
 
+use std::fmt::Display;
+
 use hyper::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,13 +11,11 @@ use crate::{
     base::clock::Millis,
     commands::result::ResultError,
     http::RequestError,
-    runs::{CallKind, Json},
+    runs::{CallKind, Json, Unreadable},
 };
 
 /// The maximum size of an output, in bytes.
 pub const OUTPUT_MAX: usize = 128 * 1024;
-/// The maximum nesting depth of an output. Lower than the limit of JSON parsers, because the records around it add levels.
-const DEPTH_MAX: usize = 64;
 /// The maximum length of a worker's error message, in characters; longer ones are cut.
 const MESSAGE_MAX: usize = 1_000;
 /// The maximum length of a worker's error code, in characters; longer ones are ignored.
@@ -117,7 +117,7 @@ pub(super) fn from_worker(
 }
 
 /// The failure of a call that succeeded, but with an invalid output.
-pub(super) fn invalid_output(why: &str) -> Failed {
+pub(super) fn invalid_output(why: impl Display) -> Failed {
     Failed::permanent(
         "invalid_output",
         format!("the answer is not a valid output: {why}"),
@@ -193,35 +193,11 @@ pub(super) fn from_error(kind: CallKind, error: &RequestError, now: Millis) -> A
 }
 
 /// Reads a body as an output: JSON; an empty body is `null`. `Err`: why it is invalid.
-pub fn read_output(body: &[u8]) -> Result<Json, &'static str> {
+pub fn read_output(body: &[u8]) -> Result<Json, Unreadable> {
     if body.is_empty() {
         return Ok(Json::null());
     }
-    let text = std::str::from_utf8(body).map_err(|_| "it is not UTF-8")?;
-    if depth(body) > DEPTH_MAX {
-        return Err("it is nested too deeply");
-    }
-    Json::parse(text.trim_ascii().to_owned()).map_err(|_| "it is not JSON")
-}
-
-/// The nesting depth of a JSON text.
-fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut quoted, mut escaped) = (false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'{' | b'[' if !quoted => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
+    Json::read(body)
 }
 
 /// Code and message of problem details (RFC 9457), or of a plain JSON object with `code` and `message`.
@@ -282,11 +258,7 @@ mod tests {
 
     #[test]
     fn a_2xx_is_the_output() {
-        for (body, output) in [
-            ("", "null"),
-            (" {\"a\":1.50}\n", "{\"a\":1.50}"),
-            ("0", "0"),
-        ] {
+        for (body, output) in [("", "null"), (" {\"a\":1.50}\n", "{\"a\":1.5}"), ("0", "0")] {
             let answer = worker(200, &[], body);
             let Some(Ended::Succeeded(json)) = answer.ended else {
                 panic!("{answer:?}");
@@ -295,7 +267,15 @@ mod tests {
         }
         assert_eq!(worker(202, &[], "not read").ended, None);
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
-        for wrong in ["OK", "{", "{} {}", "\u{feff}{}", &deep] {
+        for wrong in [
+            "OK",
+            "{",
+            "{} {}",
+            "\u{feff}{}",
+            &deep,
+            r#""\ud800""#,
+            "1e400",
+        ] {
             let failed = failed(worker(201, &[], wrong));
             assert_eq!(failed.error.code, "invalid_output", "{wrong}");
             assert!(!failed.error.retryable && failed.answered);

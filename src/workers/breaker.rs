@@ -1,16 +1,12 @@
-//! The circuit breaker of a tool. Pure. It opens when at least half of the last calls, and at least five, failed in the worker
-//! (5xx, no answer, no connection). After a pause one call is let through as a probe: its success closes the breaker, its failure
-//! doubles the pause.
+//! The circuit breaker of a tool. Pure. It opens when at least half of the last calls, and at least `breaker.failures`, failed in the
+//! worker (5xx, no answer, no connection). After `breaker.open_s` one call is let through as a probe: its success closes the breaker,
+//! its failure keeps it open for the same time again.
 
-use crate::base::clock::Millis;
+use crate::{
+    base::clock::Millis,
+    config::{BREAKER_CALLS, BreakerSettings},
+};
 
-/// The number of last calls that count.
-const WINDOW: u32 = 20;
-/// The minimum number of failures among them to open.
-const FAILURES: u32 = 5;
-/// The first pause, and the longest, in milliseconds.
-const PAUSE_MS: i64 = 2_000;
-const PAUSE_MAX_MS: i64 = 60_000;
 /// How long other calls are held while a probe is in flight, in milliseconds.
 const PROBE_MS: i64 = 1_000;
 
@@ -40,24 +36,36 @@ pub(super) enum Pass {
 }
 
 /// The breaker of one tool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Breaker {
+    settings: BreakerSettings,
     /// The last calls, the newest in the lowest bit; 1: it failed.
     failed: u32,
-    /// The number of calls in `failed`, at most [`WINDOW`].
+    /// The number of calls in `failed`, at most [`BREAKER_CALLS`].
     calls: u32,
-    /// While it is open: when a probe may be sent, and how often it opened in a row.
-    open: Option<(Millis, u32)>,
+    /// While it is open: when a probe may be sent.
+    open: Option<Millis>,
     /// A probe is in flight.
     probing: bool,
 }
 
 impl Breaker {
+    /// Closed.
+    pub(super) fn new(settings: BreakerSettings) -> Self {
+        Self {
+            settings,
+            failed: 0,
+            calls: 0,
+            open: None,
+            probing: false,
+        }
+    }
+
     /// Its state.
     pub(super) fn state(&self, now: Millis) -> State {
         match self.open {
             None => State::Closed,
-            Some((until, _)) if now < until => State::Open { until },
+            Some(until) if now < until => State::Open { until },
             Some(_) => State::HalfOpen,
         }
     }
@@ -66,7 +74,7 @@ impl Breaker {
     pub(super) fn pass(&mut self, now: Millis) -> Pass {
         match self.open {
             None => Pass::Call,
-            Some((until, _)) if now < until => Pass::Held(until),
+            Some(until) if now < until => Pass::Held(until),
             Some(_) if self.probing => Pass::Held(Millis(now.0 + PROBE_MS)),
             Some(_) => {
                 self.probing = true;
@@ -79,11 +87,10 @@ impl Breaker {
     pub(super) fn ended(&mut self, probe: bool, failed: bool, now: Millis, jitter: f64) {
         if probe {
             self.probing = false;
-            let (_, times) = self.open.unwrap_or((now, 0));
             if failed {
-                self.open_for(times, now, jitter);
+                self.open(now, jitter);
             } else {
-                *self = Self::default();
+                *self = Self::new(self.settings);
             }
             return;
         }
@@ -91,11 +98,11 @@ impl Breaker {
         if self.open.is_some() {
             return;
         }
-        self.failed = (self.failed << 1 | u32::from(failed)) & ((1 << WINDOW) - 1);
-        self.calls = (self.calls + 1).min(WINDOW);
+        self.failed = (self.failed << 1 | u32::from(failed)) & ((1 << BREAKER_CALLS) - 1);
+        self.calls = (self.calls + 1).min(BREAKER_CALLS);
         let failures = self.failed.count_ones();
-        if failures >= FAILURES && failures * 2 >= self.calls {
-            self.open_for(0, now, jitter);
+        if failures >= self.settings.failures && failures * 2 >= self.calls {
+            self.open(now, jitter);
         }
     }
 
@@ -104,10 +111,11 @@ impl Breaker {
         self.probing = false;
     }
 
-    fn open_for(&mut self, times: u32, now: Millis, jitter: f64) {
-        let whole = (PAUSE_MS << times.min(8)).min(PAUSE_MAX_MS);
-        let pause = whole / 2 + (whole as f64 / 2.0 * jitter) as i64;
-        self.open = Some((Millis(now.0 + pause), times + 1));
+    /// Opens it for nine tenths of the pause to the whole: not all nodes send their probes at once.
+    fn open(&mut self, now: Millis, jitter: f64) {
+        let whole = self.settings.open.as_millis() as f64;
+        let pause = whole * (0.9 + 0.1 * jitter);
+        self.open = Some(Millis(now.0 + pause as i64));
         self.failed = 0;
         self.calls = 0;
     }
@@ -115,22 +123,27 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn failing(breaker: &mut Breaker, now: i64) {
-        for _ in 0..FAILURES {
+    const SETTINGS: BreakerSettings = BreakerSettings {
+        failures: 3,
+        open: Duration::from_secs(2),
+    };
+
+    fn fail(breaker: &mut Breaker, times: usize, now: i64) {
+        for _ in 0..times {
             breaker.ended(false, true, Millis(now), 1.0);
         }
     }
 
     #[test]
     fn it_opens_on_failures_and_closes_after_a_good_probe() {
-        let mut breaker = Breaker::default();
-        for _ in 0..4 {
-            breaker.ended(false, true, Millis(0), 1.0);
-        }
+        let mut breaker = Breaker::new(SETTINGS);
+        fail(&mut breaker, 2, 0);
         assert_eq!(breaker.pass(Millis(0)), Pass::Call);
-        breaker.ended(false, true, Millis(0), 1.0);
+        fail(&mut breaker, 1, 0);
         assert_eq!(breaker.pass(Millis(0)), Pass::Held(Millis(2_000)));
         // A late success of an earlier call does not close it.
         breaker.ended(false, false, Millis(10), 1.0);
@@ -142,22 +155,22 @@ mod tests {
         );
         assert_eq!(breaker.pass(Millis(2_000)), Pass::Probe);
         assert_eq!(breaker.pass(Millis(2_000)), Pass::Held(Millis(3_000)));
-        // The pause doubles when the probe fails.
-        breaker.ended(true, true, Millis(2_500), 1.0);
-        assert_eq!(breaker.pass(Millis(2_500)), Pass::Held(Millis(6_500)));
-        assert_eq!(breaker.pass(Millis(6_500)), Pass::Probe);
+        // It stays open when the probe fails.
+        breaker.ended(true, true, Millis(2_500), 0.0);
+        assert_eq!(breaker.pass(Millis(2_500)), Pass::Held(Millis(4_300)));
+        assert_eq!(breaker.pass(Millis(4_300)), Pass::Probe);
         breaker.probe_lost();
-        assert_eq!(breaker.pass(Millis(6_500)), Pass::Probe);
-        breaker.ended(true, false, Millis(6_600), 1.0);
-        assert_eq!(breaker.state(Millis(6_600)), State::Closed);
-        // And the pause starts from its first value again.
-        failing(&mut breaker, 7_000);
+        assert_eq!(breaker.pass(Millis(4_300)), Pass::Probe);
+        breaker.ended(true, false, Millis(4_400), 1.0);
+        assert_eq!(breaker.state(Millis(4_400)), State::Closed);
+        // And begins anew, with the same settings.
+        fail(&mut breaker, 3, 7_000);
         assert_eq!(breaker.pass(Millis(7_000)), Pass::Held(Millis(9_000)));
     }
 
     #[test]
     fn a_minority_of_failures_does_not_open_it() {
-        let mut breaker = Breaker::default();
+        let mut breaker = Breaker::new(BreakerSettings::default());
         for n in 0..200 {
             breaker.ended(false, n % 3 == 0, Millis(n), 1.0);
             assert_eq!(breaker.pass(Millis(n)), Pass::Call, "{n}");
@@ -165,18 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_is_bounded() {
-        let mut breaker = Breaker::default();
-        failing(&mut breaker, 0);
-        let mut now = 0;
-        for _ in 0..20 {
-            let State::Open { until } = breaker.state(Millis(now)) else {
-                panic!("it is open");
-            };
-            assert!(until.0 - now <= PAUSE_MAX_MS);
-            now = until.0;
-            assert_eq!(breaker.pass(until), Pass::Probe);
-            breaker.ended(true, true, until, 1.0);
-        }
+    fn the_defaults_are_five_failures_and_thirty_seconds() {
+        let mut breaker = Breaker::new(BreakerSettings::default());
+        fail(&mut breaker, 4, 0);
+        assert_eq!(breaker.pass(Millis(0)), Pass::Call);
+        fail(&mut breaker, 1, 0);
+        assert_eq!(breaker.pass(Millis(0)), Pass::Held(Millis(30_000)));
     }
 }

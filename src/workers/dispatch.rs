@@ -49,7 +49,7 @@ pub struct Parts {
     pub limiter: Limiter,
     /// The writer of results to `commands`.
     pub results: Results,
-    /// The hosts that the builtin tool `http` reaches (`http_tool.allow`), in lower case.
+    /// The hosts that the builtin tool `http` reaches (`allow.http_hosts`), in lower case.
     pub allowed_hosts: Arc<[String]>,
     /// How long a stop waits for calls in flight; [`super::DRAIN`] in production.
     pub drain: Duration,
@@ -87,8 +87,12 @@ enum Report {
 }
 
 impl Effect for Dispatch {
-    fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.carry_out(input))
+    fn call(
+        &self,
+        input: Fetched,
+        repeated: bool,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.carry_out(input, repeated))
     }
 }
 
@@ -111,7 +115,7 @@ impl Dispatch {
         }
     }
 
-    async fn carry_out(&self, input: Fetched) {
+    async fn carry_out(&self, input: Fetched, repeated: bool) {
         let value = input.record.value.as_deref();
         let Some(command) = value.and_then(StepCommand::decode) else {
             return;
@@ -128,7 +132,7 @@ impl Dispatch {
             Ok(report) => report,
             Err(hold) => Report::Held(hold),
         };
-        self.send_report(&command, report).await;
+        self.send_report(&command, report, repeated).await;
     }
 
     /// The time until the deadline of a call.
@@ -228,7 +232,7 @@ impl Dispatch {
         let now = self.parts.clock.now();
         match (response, work) {
             (Err(error), _) => answer::from_error(command.kind(), &error, now),
-            (Ok(response), Work::HttpTool) => http_tool::answer(&response, now),
+            (Ok(response), Work::HttpTool) => http_tool::answer(command.kind(), &response, now),
             (Ok(response), Work::Worker { .. }) => answer::from_worker(
                 command.kind(),
                 response.status(),
@@ -276,7 +280,7 @@ impl Dispatch {
         }
     }
 
-    async fn send_report(&self, command: &StepCommand, report: Report) {
+    async fn send_report(&self, command: &StepCommand, report: Report, repeated: bool) {
         let attempt = u32::try_from(command.attempt).unwrap_or(0);
         let now: Millis = self.parts.clock.now();
         let results = &self.parts.results;
@@ -290,11 +294,15 @@ impl Dispatch {
                     kind: command.kind(),
                     reason: hold.reason.into_owned(),
                     until: Some(hold.until),
+                    maybe_called: repeated,
                 };
                 results.send(command, HELD, &held, now).await
             }
             Report::Ended(ended) => {
-                let result = result(command, attempt, ended);
+                let mut result = result(command, attempt, ended);
+                // The earlier call, whose answer was lost, may have succeeded.
+                let may_retry = result.error.as_ref().is_some_and(|error| error.retryable);
+                result.answered &= !(repeated && may_retry);
                 results.send(command, RESULT, &result, now).await
             }
         };

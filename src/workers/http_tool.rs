@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     base::clock::Millis,
-    runs::{Json, StepCommand},
+    runs::{CallKind, DEPTH_MAX, Json, StepCommand, Unreadable},
 };
 
 /// Headers that the client sets itself, or that concern a single connection.
@@ -86,14 +86,17 @@ pub(super) fn request(command: &StepCommand) -> Result<Request<Bytes>, Failed> {
 }
 
 /// The outcome of a response: 2xx gives the output, other statuses fail as those of workers do.
-pub(super) fn answer(response: &Response<Bytes>, now: Millis) -> Answer {
+pub(super) fn answer(kind: CallKind, response: &Response<Bytes>, now: Millis) -> Answer {
     let (status, headers) = (response.status(), response.headers());
     if !status.is_success() {
         return from_failure(status, headers, response.body(), now);
     }
     match output(response) {
-        Ok(output) if output.text().len() <= OUTPUT_MAX => Ended::Succeeded(output).into(),
-        Ok(_) => output_too_large().into(),
+        // The output of a compensation is not used.
+        _ if kind == CallKind::Compensate => Ended::Succeeded(Json::null()).into(),
+        Ok(output) if output.text().len() > OUTPUT_MAX => output_too_large().into(),
+        Ok(output) if output.depth() > DEPTH_MAX => invalid_output(Unreadable::TooDeep).into(),
+        Ok(output) => Ended::Succeeded(output).into(),
         Err(failed) => failed.into(),
     }
 }
@@ -103,8 +106,8 @@ fn output(response: &Response<Bytes>) -> Result<Json, Failed> {
     let text =
         std::str::from_utf8(response.body()).map_err(|_| invalid_output("it is not UTF-8"))?;
     let body = if is_json(headers) && !text.is_empty() {
-        // `serde_json` refuses more than 128 levels of nesting.
-        serde_json::from_str(text).map_err(|_| invalid_output("it is not JSON"))?
+        serde_json::from_str(text)
+            .map_err(|e| invalid_output(format_args!("it is not JSON: {e}")))?
     } else {
         Value::from(text)
     };

@@ -24,7 +24,10 @@ use super::{
     pacer::Pacer,
     settings::Settings,
 };
-use crate::base::clock::{Clock, Millis};
+use crate::{
+    base::clock::{Clock, Millis},
+    config::BreakerSettings,
+};
 
 /// The maximum time that a call waits in the queue of its tool.
 const WAIT: Duration = Duration::from_secs(1);
@@ -152,7 +155,11 @@ pub(super) struct Seat {
 }
 
 impl ToolState {
-    pub(super) fn new(clock: Arc<dyn Clock>, shares: Arc<Shares>) -> Self {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        shares: Arc<Shares>,
+        breaker: BreakerSettings,
+    ) -> Self {
         Self {
             clock,
             shares,
@@ -161,7 +168,7 @@ impl ToolState {
                 seats: 1,
                 running: 0,
                 waiting: VecDeque::new(),
-                breaker: Breaker::default(),
+                breaker: Breaker::new(breaker),
                 closed: BTreeMap::new(),
                 busy: Pacer::default(),
                 closing: Pacer::default(),

@@ -8,7 +8,7 @@ use super::{
     seats::{Activity, Shares, ToolState},
     settings::Settings,
 };
-use crate::{base::clock::Clock, workflows::Current};
+use crate::{base::clock::Clock, config::BreakerSettings, workflows::Current};
 
 /// Maximum number of concurrent calls of a node.
 pub(super) const SEATS: usize = 1024;
@@ -25,6 +25,7 @@ struct Inner {
     catalog: Current,
     /// The folder that references to files are relative to.
     base: PathBuf,
+    breaker: BreakerSettings,
     shares: Arc<Shares>,
     /// By the tool's name; for the builtin `http`, by its name and the host, separated by a space.
     states: RwLock<HashMap<String, Arc<ToolState>>>,
@@ -32,11 +33,17 @@ struct Inner {
 
 impl ToolStates {
     /// For the tools of this catalog. `base`: the folder to which paths of secret files are relative.
-    pub fn new(catalog: Current, base: PathBuf, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        catalog: Current,
+        base: PathBuf,
+        breaker: BreakerSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self(Arc::new(Inner {
             clock,
             catalog,
             base,
+            breaker,
             shares: Shares::new(SEATS),
             states: RwLock::default(),
         }))
@@ -71,7 +78,9 @@ impl ToolStates {
             if states.len() >= STATES {
                 states.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle());
             }
-            let new = || ToolState::new(Arc::clone(&self.0.clock), Arc::clone(&self.0.shares));
+            let inner = &self.0;
+            let (clock, shares) = (Arc::clone(&inner.clock), Arc::clone(&inner.shares));
+            let new = || ToolState::new(clock, shares, inner.breaker);
             let state = states.entry(key.into_owned());
             Arc::clone(state.or_insert_with(|| Arc::new(new())))
         });

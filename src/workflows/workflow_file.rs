@@ -21,6 +21,7 @@ use crate::{
         Fault, OnExhausted, PLAN_MAX, Pointer, Template, jcs,
         read::{Faults, Object, is_name, short},
     },
+    runs::{DEPTH_MAX, depth},
 };
 
 /// The kinds of slots that examples name in braces.
@@ -115,10 +116,18 @@ pub(super) fn read(source: &mut Source, tools: &Catalog) -> Option<Workflow> {
     good.then_some(workflow)
 }
 
-/// Checks that plan and tool definitions fit into a start record.
+/// Checks that plan and tool definitions fit into a start record, and the nesting depth of the plan.
 fn check_size(workflow: &Workflow, source: &mut Source, tools: &Catalog) -> bool {
-    let plan = workflow.plan.to_string().len();
+    let plan = workflow.plan.to_string();
     let at = Pointer::root().at("plan");
+    let levels = depth(plan.as_bytes());
+    if levels > DEPTH_MAX {
+        let message =
+            format!("a plan may be nested at most {DEPTH_MAX} levels, this one has {levels}");
+        source.report(&Pointer::root(), &Fault::new(&at, message));
+        return false;
+    }
+    let plan = plan.len();
     if plan > PLAN_MAX {
         let message = format!("a plan has at most {PLAN_MAX} bytes as JSON, and this has {plan}");
         source.report(&Pointer::root(), &Fault::new(&at, message));

@@ -84,7 +84,7 @@ pub fn check(asked: &Method, path: &str, status: StatusCode, headers: &HeaderMap
 }
 
 /// Sends a route's own examples.
-async fn send(node: &Node, route: &Route, key: Option<&str>) -> Response {
+pub async fn send(node: &Node, route: &Route, key: Option<&str>) -> Response {
     send_from(node, route, key, "10.0.0.1").await
 }
 

@@ -1,7 +1,7 @@
 //! The audit log: who did what.
 
 use hyper::{Method, StatusCode};
-use omnilink::audit::Entry;
+use omnilink::audit::{ACTIONS, Entry};
 use serde_json::{Value, json};
 
 use crate::support::{port::Node, read_all};
@@ -44,5 +44,18 @@ async fn a_change_is_recorded_before_its_answer() {
         assert_eq!(entry.address.as_deref(), Some("127.0.0.1"));
         let secret = made["key"].as_str().unwrap();
         assert!(!format!("{entry:?}").contains(secret));
+    }
+}
+
+#[test]
+fn the_page_names_every_action() {
+    let page = std::fs::read_to_string("docs/audit.md").unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let named: Vec<_> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    for action in ACTIONS {
+        assert!(named.contains(action), "docs/audit.md lacks `{action}`");
     }
 }

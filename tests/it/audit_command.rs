@@ -1,12 +1,18 @@
 //! The audit log from a request to the command line, on a running node.
 
-use serde_json::Value;
+use omnilink::audit::Entry;
+use serde_json::{Value, json};
 use sqlx::ConnectOptions;
 
-use crate::support::{
-    command::{Folder, Up, omnilink, output},
-    projections::Database,
-    wait_until,
+use crate::{
+    dlq::letter,
+    support::{
+        LogKind, TestLog, append,
+        command::{Folder, Up, omnilink, output},
+        env_or_skip,
+        projections::Database,
+        read_all, record, wait_until,
+    },
 };
 
 #[test]
@@ -52,7 +58,9 @@ fn from_a_request_to_the_command_line() {
         "1h",
         "--json",
     ];
-    wait_until("the entry", || !items(&listed).is_empty());
+    // That of the first key, which the node has created, and this one.
+    wait_until("the entries", || items(&listed).len() == 2);
+    assert_eq!(items(&listed)[1]["principal"], "omnilink");
     let entry = &items(&listed)[0];
     assert_eq!(entry["action"], "key.created");
     assert_eq!(entry["principal"], "admin");
@@ -71,7 +79,7 @@ fn from_a_request_to_the_command_line() {
     let (code, out, error) = ask(&["rebuild", "audit", "odoo", "--json"]);
     assert_eq!(code, 0, "{error}");
     assert!(out.contains("\"status\":\"done\""), "{out}");
-    assert_eq!(items(&listed).len(), 1);
+    assert_eq!(items(&listed).len(), 2);
     // The rebuild is an entry of the whole installation.
     let rebuilds = [
         "audit",
@@ -111,4 +119,78 @@ fn from_a_request_to_the_command_line() {
         "{out}"
     );
     assert_eq!(up.stop(), 0);
+}
+
+#[test]
+fn commands_on_the_log_itself_leave_the_same_entries() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
+        return;
+    };
+    let folder = Folder::new();
+    let dir = folder.path();
+    let config = json!({
+        "kafka": { "brokers": [env_or_skip("OMNILINK_TEST_KAFKA").unwrap()] },
+        "topics": { "prefix": test_log.prefix, "partitions": 1, "replication_factor": 1 },
+        "secret_key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    });
+    std::fs::write(dir.join("omnilink.yaml"), config.to_string()).unwrap();
+    let run = |args: &[&str]| {
+        let mut command = omnilink(dir, args);
+        let command = command.args(["--data-dir", "data"]).env("USER", "ann");
+        let (code, out, error) = output(command);
+        assert_eq!(code, 0, "{args:?} {out}{error}");
+        assert!(!error.contains("audit log"), "{error}");
+    };
+    let copy = format!("copy-{}", test_log.prefix.trim_end_matches('.'));
+    run(&["topics", "create"]);
+    run(&["keys", "create", "--first"]);
+    run(&["topics", "create", &copy, "--partitions", "1"]);
+    let log = test_log.open("reader");
+    let (dlq, events) = (test_log.topic("dlq"), test_log.topic("events"));
+    let lost = letter(
+        record("k", "{}"),
+        &test_log.topic("ingress"),
+        0,
+        "missing_tenant",
+    );
+    append(&*log, &dlq, vec![lost]).unwrap();
+    run(&["dlq", "show", "0:0"]);
+    run(&["dlq", "redrive", "0:0"]);
+    run(&["replay", "--json"]);
+    let into = format!("topic:{copy}");
+    run(&[
+        "replay", "--tenant", "acme", "--type", "a", "--type", "b.*", "--into", &into,
+    ]);
+
+    let entries = read_all(&*log, &test_log.topic("audit"), 6);
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|fetched| Entry::decode(fetched.record.value.as_deref().unwrap()).unwrap())
+        .collect();
+    for entry in &entries {
+        let principal = entry.principal.as_deref().unwrap();
+        assert!(principal.starts_with("cli:ann@"), "{principal}");
+        assert!(principal.len() > "cli:ann@".len() && entry.outcome == "ok");
+    }
+    // Each topic of the system, then the others.
+    let of_topics = entries.iter().filter(|e| e.action == "topic.created");
+    assert!(of_topics.count() > 10);
+    let last: Vec<_> = entries[entries.len() - 6..]
+        .iter()
+        .map(|e| (&*e.action, &*e.tenant, e.resource_id.as_deref().unwrap()))
+        .collect();
+    let key = last[0].2;
+    assert_eq!(
+        last,
+        [
+            ("key.created", "default", key),
+            ("topic.created", "-", &*copy),
+            ("letter.read", "-", "0:0"),
+            ("letter.redriven", "-", &*dlq),
+            ("event.replayed", "-", &*events),
+            ("event.copied", "acme", &*copy),
+        ]
+    );
+    let detail: Value = serde_json::from_str(&entries.last().unwrap().detail).unwrap();
+    assert_eq!(detail, json!({ "tenant": "acme", "type": ["a", "b.*"] }));
 }

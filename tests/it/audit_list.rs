@@ -150,6 +150,22 @@ fn rejections_show_the_beginning_of_the_body() {
         assert_eq!(one.json()["items"].as_array().unwrap().len(), 1);
         let (ids, pages) = walk(&node, "/v1/rejections?limit=1").await;
         assert_eq!((ids.join(","), pages), ("2,1".into(), vec![1, 1]));
+
+        // It shows bodies, so what people read is an entry.
+        let person = node.key_of(KeyKind::Person, "acme", Scopes::all(), None);
+        let person = person.await;
+        for path in ["/v1/rejections", "/v1/rejections?source=odoo&tenant=beta"] {
+            assert_eq!(get(&node, path, &person).await.status, StatusCode::OK);
+        }
+        // Two keys were used.
+        let entries = entries(&node, 4).await;
+        let listed: Vec<_> = entries
+            .iter()
+            .map(|e| (&*e.action, &*e.tenant, e.resource_id.as_deref().unwrap()))
+            .collect();
+        assert_eq!(listed.len(), 2, "{listed:?}");
+        assert!(listed.contains(&("rejection.listed", "acme", "*")));
+        assert!(listed.contains(&("rejection.listed", "beta", "odoo")));
     });
 }
 
@@ -201,8 +217,51 @@ async fn a_refusal_is_an_entry_and_a_flood_of_them_is_not() {
         detail(0),
         json!({ "route": "GET /v1/keys", "permission": "admin", "code": "permission_denied" })
     );
-    assert_eq!(entries[0].address.as_deref(), Some("127.0.0.1"));
+    for n in [0, 10] {
+        assert_eq!(entries[n].address.as_deref(), Some("127.0.0.1"));
+    }
     assert_eq!(detail(10)["route"], "POST /v1/events");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_names_the_client_and_the_user_it_is_for() {
+    let node = Node::start().await;
+    let agent = node.key("acme", scopes(&["act_as"])).await;
+    let weak = node.key("acme", scopes(&["events:write"])).await;
+    let event = json!({ "id": "1", "source": "/shop", "type": "t", "data": 1 }).to_string();
+    for (method, path) in [(Method::POST, "/v1/events"), (Method::GET, "/v1/keys")] {
+        for key in [&agent, &weak] {
+            let bearer = format!("Bearer {key}");
+            let headers = [
+                ("authorization", &*bearer),
+                ("content-type", "application/json"),
+                ("user-agent", "shop/7"),
+                ("x-forwarded-for", "192.0.2.7"),
+                ("omnilink-on-behalf-of", "ann"),
+            ];
+            let denied = node
+                .call(method.clone(), path, &headers, event.clone())
+                .await;
+            assert_eq!(denied.code(), "permission_denied", "{path}");
+        }
+    }
+    // Two keys were used.
+    let entries = entries(&node, 6).await;
+    assert_eq!(entries.len(), 4, "{entries:?}");
+    for entry in &entries {
+        assert_eq!(entry.address.as_deref(), Some("192.0.2.7"));
+        assert_eq!(entry.user_agent.as_deref(), Some("shop/7"));
+    }
+    let acts: Vec<_> = entries.iter().map(|e| e.on_behalf_of.as_deref()).collect();
+    assert_eq!(acts, [Some("ann"), None, Some("ann"), None]);
+    let named = |n: usize| {
+        let detail: Value = serde_json::from_str(&entries[n].detail).unwrap();
+        detail["named_user"].clone()
+    };
+    assert_eq!(
+        [0, 1, 2, 3].map(named),
+        [Value::Null, "ann".into(), Value::Null, "ann".into()]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,7 @@ fn key_row(id: &str) -> KeyRow {
         max_concurrency: 5,
         created_at: Millis(1_700_000_000_000),
         expires_at: None,
+        revoked_at: None,
     }
 }
 
@@ -90,7 +91,7 @@ fn entries_become_rows(test_log: TestLog) {
     ];
     log.provision(&specs, true).unwrap();
     let (store, rows) = (database.store(), [key_row("k1"), key_row("k2")]);
-    let write = keys::replace(&store, &rows);
+    let write = keys::replace(&store, &rows, &[]);
     database.runtime.block_on(write).unwrap();
 
     let rejected = json!({
@@ -124,11 +125,11 @@ fn entries_become_rows(test_log: TestLog) {
     // Records that are none of the topic's: not Avro, a detail that is no object, an address and a time that are none.
     let mut bad = records[0].clone();
     bad.value = Some("{}".into());
-    let mut no_object = entry("acme", "x", json!({}));
+    let mut no_object = entry("acme", "run.read", json!({}));
     no_object.detail = "[]".into();
-    let mut no_address = entry("acme", "x", json!({}));
+    let mut no_address = entry("acme", "run.read", json!({}));
     no_address.address = Some("nowhere".into());
-    let mut no_time = entry("acme", "x", json!({}));
+    let mut no_time = entry("acme", "run.read", json!({}));
     no_time.at = i64::MAX;
     records.push(bad);
     records.extend([no_object, no_address, no_time].map(|e| e.encode().unwrap()));
@@ -289,7 +290,7 @@ fn a_row_that_postgres_refuses_is_a_dead_letter() {
     let setup = setup(&database, &log, TOPIC, "t.dlq");
     add(&log, 0, 700);
     // Its key is larger than an index takes.
-    let mut refused = entry("t1", "x", json!({}));
+    let mut refused = entry("t1", "run.read", json!({}));
     refused.id = (0..1_000)
         .map(|_| uuid::Uuid::now_v7().simple().to_string())
         .collect();

@@ -1,5 +1,7 @@
 //! Damaged requests through every dialect: none of them panics, and none is more than a refusal; a signature holds for its own
 //! bytes alone.
+//!
+//! `OMNILINK_TEST_MUTATIONS` says how many for each dialect (20,000); `scripts/fuzz port` sends a million.
 
 use omnilink::bridges::{Outcome, Source};
 use proptest::prelude::*;
@@ -9,10 +11,8 @@ use serde_json::json;
 use crate::{
     bridges::{Header, NOW, headers, hmac_sha256, send_at, source},
     bridges_senders::{github, odoo_request},
+    port_mutations::rounds,
 };
-
-/// How many damaged requests each dialect gets.
-const ROUNDS: usize = 20_000;
 
 /// A source, and how its sender signs a body.
 struct Sender {
@@ -168,8 +168,9 @@ fn damaged_requests_are_refused_or_good_events() {
 
 fn damaged(sender: &Sender, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut seen = [0; 4];
-    for round in 0..ROUNDS {
+    let rounds = rounds();
+    let mut seen = [0_u64; 4];
+    for round in 0..rounds {
         let mut body = sender.body.clone();
         // Signed after the damage every other time, so that what is behind the signature is met as well.
         let mut request = if round % 2 == 0 {
@@ -208,7 +209,7 @@ fn damaged(sender: &Sender, seed: u64) {
     let dialect = sender.source.dialect.name();
     assert!(seen[0] > 0 && seen[3] > 0, "{dialect}: {seen:?}");
     assert!(
-        !sender.source.dialect.signs() || seen[2] > ROUNDS / 8,
+        !sender.source.dialect.signs() || seen[2] > rounds / 8,
         "{dialect}: {seen:?}"
     );
 }

@@ -140,6 +140,48 @@ prefix: x.
 }
 
 #[test]
+fn runs_breakers_and_allowed_hosts_have_settings() {
+    let dir = TempDir::new().unwrap();
+    let config = Config::load(&sources(&dir, "", &[])).unwrap().redacted();
+    assert_eq!(config["runs"]["identity_d"], 90);
+    assert_eq!(
+        config["breaker"],
+        serde_json::json!({ "failures": 5, "open_s": 30 })
+    );
+    assert_eq!(config["allow"], serde_json::json!({ "http_hosts": [] }));
+    let yaml = "
+runs: { identity_d: 7 }
+breaker: { failures: 3, open_s: 60 }
+allow: { http_hosts: [API.example.com, \"*.shop.example\"] }
+";
+    let config = Config::load(&sources(&dir, yaml, &[])).unwrap();
+    assert_eq!(config.runs.identity_d, 7);
+    assert_eq!(
+        (config.breaker.failures, config.breaker.open.as_secs()),
+        (3, 60)
+    );
+    assert_eq!(
+        config.allow_http_hosts,
+        ["api.example.com", "*.shop.example"]
+    );
+    for (yaml, expected) in [
+        ("breaker: { failures: 21 }", "from 1 to 20"),
+        ("breaker: { open_s: 0 }", "from 1 to 3600"),
+        (
+            "allow: { http_hosts: [\"https://a.example\"] }",
+            "is not a host",
+        ),
+        (
+            "runs: { identity_days: 7 }",
+            "did you mean `runs.identity_d`?",
+        ),
+    ] {
+        let error = Config::load(&sources(&dir, yaml, &[])).unwrap_err();
+        assert!(error.to_string().contains(expected), "{yaml}: {error}");
+    }
+}
+
+#[test]
 fn policies_are_read_by_name_field_by_field() {
     let dir = TempDir::new().unwrap();
     let yaml = "

@@ -7,18 +7,21 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    controls::{Controls, KeyKind, NewKey, Scopes, SecretKeys, Token},
+    controls::{
+        Controls, Credential, IntegrationDefinition, KeyKind, NewKey, Scopes, SecretKeys, Token,
+    },
     log::Cleanup,
     projections::{ControlledTable, ControlledTables},
     store::{
         emergency::{self, EmergencyRow},
         integrations::{self, IntegrationRow},
+        keys::Ended,
     },
     stream::progress::Progress,
 };
 use tokio::sync::watch;
 
-use crate::support::{TestLog, on_both_logs, projections::Database, wait_until};
+use crate::support::{LogKind, TestLog, on_both_logs, projections::Database, wait_until};
 
 on_both_logs!(keys_are_shown_without_their_secrets);
 
@@ -90,13 +93,17 @@ fn keys_are_shown_without_their_secrets(test_log: TestLog) {
         "UPDATE omnilink.api_keys SET last_used_at = '2026-02-01T12:00:00Z' WHERE name = 'one'",
     );
 
-    let revoking = controls.revoke_key(&key, "me", SystemClock.now());
-    runtime.block_on(revoking).unwrap();
-    wait_until("it is revoked", || {
-        database.number(
-            "SELECT count(*) FROM omnilink.api_keys WHERE revoked_at > now() - interval '1 minute'",
-        ) == 1
-    });
+    // The time is that of the revocation, not of the write.
+    let at = Millis(SystemClock.now().0 - 86_400_000);
+    runtime
+        .block_on(controls.revoke_key(&key, "me", at))
+        .unwrap();
+    let revoked = || {
+        database.texts(
+            "SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000)::bigint::text FROM omnilink.api_keys WHERE revoked_at IS NOT NULL",
+        )
+    };
+    wait_until("it is revoked", || revoked() == [at.0.to_string()]);
     assert_eq!(
         database.texts("SELECT name || (revoked_at IS NULL) || (last_used_at = '2026-02-01T12:00:00Z') FROM omnilink.api_keys WHERE name = 'one'"),
         ["onefalsetrue"]
@@ -111,6 +118,71 @@ fn keys_are_shown_without_their_secrets(test_log: TestLog) {
         1
     );
     assert_eq!(progress.trouble(), None);
+
+    // A new database knows the key that was revoked, from its revocation.
+    let shown = "SELECT concat_ws('|', tenant, id, name, principal, kind, prefix, scopes, created_at, expires_at, revoked_at) \
+        FROM omnilink.api_keys ORDER BY id";
+    let fresh = Database::new().unwrap();
+    let again = (
+        ControlledTable::api_keys(&controls),
+        Arc::<Progress>::default(),
+    );
+    let _again = ControlledTables::start(fresh.runtime.handle(), &fresh.store(), [again]);
+    wait_until("all keys", || fresh.texts(shown).len() == 3);
+    assert_eq!(fresh.texts(shown), database.texts(shown));
+}
+
+/// Sources that were deleted are known from the topic, too, with the time at which that was.
+#[test]
+fn a_new_database_knows_deleted_sources() {
+    let (Some(database), Some(test_log)) = (Database::new(), TestLog::new(LogKind::Local)) else {
+        return;
+    };
+    let log = test_log.open("one");
+    log.provision(&[test_log.spec("controls", 1, Cleanup::Compact)], true)
+        .unwrap();
+    let secrets = || SecretKeys::open_or_create(test_log.dir.path()).unwrap();
+    let topic: Arc<str> = test_log.topic("controls").into();
+    let start = || Controls::start(Arc::clone(&log), Arc::clone(&topic), secrets()).unwrap();
+    let at = Millis(SystemClock.now().0 - 86_400_000);
+    let id = {
+        let (controls, _tail) = start();
+        database.runtime.block_on(async {
+            assert!(controls.wait_readable(Duration::from_secs(20)).await);
+            let definition = IntegrationDefinition {
+                name: "github".into(),
+                dialect: "github".into(),
+                mapping: None,
+                hmac: None,
+                odoo: None,
+            };
+            let tenant = Tenant::new("acme").unwrap();
+            let secret = Credential::Secret("s".into());
+            let made = controls.create_integration(tenant, definition, vec![secret], ("me", at));
+            let made = made.await.unwrap().unwrap();
+            let later = Millis(at.0 + 5_000);
+            let deleting = controls.remove_integration(&made, ("me", later));
+            deleting.await.unwrap();
+            made.id.clone()
+        })
+    };
+    // A node that starts now has never seen the source.
+    let (controls, _tail) = start();
+    let readable = controls.wait_readable(Duration::from_secs(20));
+    assert!(database.runtime.block_on(readable));
+    let table = (
+        ControlledTable::integrations(&controls),
+        Arc::<Progress>::default(),
+    );
+    let _tables = ControlledTables::start(database.runtime.handle(), &database.store(), [table]);
+    let rows = || {
+        database.texts(
+            "SELECT concat_ws('|', tenant, id, name, dialect, status, (EXTRACT(EPOCH FROM created_at) * 1000)::bigint, \
+             (EXTRACT(EPOCH FROM updated_at) * 1000)::bigint) FROM omnilink.integrations",
+        )
+    };
+    let expected = format!("acme|{id}|github|github|deleted|{}|{}", at.0, at.0 + 5_000);
+    wait_until("the row", || rows() == [expected.clone()]);
 }
 
 fn source(id: &str, status: &str, updated_at: i64) -> IntegrationRow {
@@ -131,10 +203,11 @@ fn a_deleted_source_keeps_its_row() {
         return;
     };
     let store = database.store();
-    let write = |rows: &[IntegrationRow]| {
-        let writing = integrations::replace(&store, rows);
+    let write_with = |rows: &[IntegrationRow], ended: &[Ended]| {
+        let writing = integrations::replace(&store, rows, ended);
         database.runtime.block_on(writing).unwrap();
     };
+    let write = |rows: &[IntegrationRow]| write_with(rows, &[]);
     let rows = || {
         database.texts(
             "SELECT concat_ws('|', id, name, dialect, status, EXTRACT(EPOCH FROM created_at)::bigint, \
@@ -168,10 +241,24 @@ fn a_deleted_source_keeps_its_row() {
     write(&[source("1", "active", 1), source("2", "active", 1)]);
     assert_eq!(rows(), active);
     write(&[]);
-    assert_eq!(
-        database.number("SELECT count(*) FROM omnilink.integrations WHERE status = 'deleted'"),
-        2
-    );
+    let deleted = || {
+        database.texts(
+            "SELECT (EXTRACT(EPOCH FROM updated_at) * 1000)::bigint::text FROM omnilink.integrations \
+             WHERE status = 'deleted' ORDER BY id",
+        )
+    };
+    let seen = deleted();
+    assert_eq!(seen.len(), 2);
+    // It keeps the time at which that was seen, until the time of the deletion is known.
+    write(&[]);
+    assert_eq!(deleted(), seen);
+    let ended = Ended {
+        tenant: "acme".into(),
+        id: "1".into(),
+        at: Millis(1_700_000_005_000),
+    };
+    write_with(&[], &[ended]);
+    assert_eq!(deleted(), ["1700000005000", &*seen[1]]);
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn event(id: &str, entity: &str) -> Record {
 }
 
 /// A dead letter as a processor writes it.
-fn letter(record: Record, topic: &str, offset: u64, code: &str) -> Record {
+pub fn letter(record: Record, topic: &str, offset: u64, code: &str) -> Record {
     let rejected = Fetched {
         topic: 0,
         partition: 0,

@@ -16,6 +16,7 @@ on_both_logs!(
     results_in_json_count_once_wherever_they_lie,
     a_success_that_comes_too_late_is_undone,
     json_of_other_kinds_needs_a_kind,
+    a_step_whose_output_cannot_be_stored_is_undone,
 );
 
 fn kafka(name: &str) -> Value {
@@ -200,4 +201,49 @@ fn json_of_other_kinds_needs_a_kind(test_log: TestLog) {
             .any(|one| one.contains("neither `outcome` nor `kind`")),
         "{letters:?}"
     );
+}
+
+fn a_step_whose_output_cannot_be_stored_is_undone(test_log: TestLog) {
+    let mut sagas = Processor::start(&test_log);
+    let plan = json!({ "steps": [
+        { "id": "a", "tool": "work", "compensate": { "tool": "undo", "input": { "entry": "{{ step.output.entry }}" } } },
+    ] });
+    let deep = format!("{}{}", "[".repeat(125), "]".repeat(125));
+    let mut runs = Vec::new();
+    for (n, output) in ["1e400", r#""\ud800""#, &*deep].into_iter().enumerate() {
+        let (run, begin) = start(
+            &n.to_string(),
+            &plan,
+            &[kafka("work"), kafka("undo")],
+            &json!({}),
+        );
+        sagas.send(&begin);
+        sagas.calls(2 * n + 1);
+        let done = result(
+            &run,
+            "a",
+            &json!({ "outcome": "succeeded", "output": "OUTPUT" }),
+        );
+        send(&sagas, [0], &done.replace(r#""OUTPUT""#, output));
+        sagas.calls(2 * n + 2);
+        runs.push(run);
+    }
+    // Their rows can be read.
+    sagas.stop();
+    sagas.go_on(&test_log);
+    for run in &runs {
+        let undone = json!({ "outcome": "succeeded", "kind": "compensate" });
+        send(&sagas, [0], &result(run, "a", &undone));
+        let history = sagas.history_until(run, "run_failed");
+        let failed = history.iter().find(|record| record.kind == "step_failed");
+        assert!(
+            failed.unwrap().body.contains("invalid_output"),
+            "{failed:?}"
+        );
+    }
+    let calls = sagas.calls(6);
+    let undo = calls.iter().filter(|call| call.tool == "undo");
+    let inputs: Vec<_> = undo.map(|call| call.input.as_str()).collect();
+    assert_eq!(inputs, [r#"{"entry":null}"#; 3]);
+    assert_eq!(letters(&sagas), Vec::<String>::new());
 }

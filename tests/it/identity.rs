@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
+    audit_entries,
     command::{Folder, Up, get, omnilink, output},
     issuer::{Issuer, SigningKey, now_s, unsigned},
     port::{Node, Response},
@@ -107,6 +108,11 @@ async fn tokens_of_the_three_algorithms_are_accepted_with_what_their_claims_say(
     let none = keys[2].token(&with(&issuer, &[("roles", Value::Null)]));
     assert_eq!(list(&none).await.code(), "permission_denied");
     assert_eq!(post(&node, &none, 1).await.status, StatusCode::FORBIDDEN);
+    // What is refused is recorded with the issuer.
+    for entry in audit_entries(&node, "request.denied", 3).await {
+        let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+        assert_eq!(detail["issuer"], issuer.url, "{entry:?}");
+    }
     // Keys work beside tokens.
     assert_eq!(list(&node.admin).await.status, StatusCode::OK);
 }

@@ -1,6 +1,7 @@
 //! Lanes on both logs: exactly once over restarts, poison records, timers, dead letters, effects.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -122,7 +123,7 @@ impl Transform for CountOne {
         match key {
             "panics" => panic!("it panics"),
             "rejected" => Err(bad("it is rejected")),
-            "state" if tried(1) < 2 => Err(StateError::Other("not now".into()).into()),
+            "state" if tried(1) < 2 => Err(StateError::from(io::Error::other("not now")).into()),
             _ => Ok(()),
         }
     }
@@ -439,12 +440,17 @@ fn a_record_that_makes_close_fail_becomes_a_dead_letter(test_log: TestLog) {
     assert_eq!((code(0), code(1)), (b"panic".to_vec(), b"bad".to_vec()));
 }
 
-/// Records its calls; the call for `slow` never returns.
-struct Calls(parking_lot::Mutex<Vec<String>>);
+/// Records its calls; the call for `slow` never returns. They are repeated if an earlier owner may have read their records.
+struct Calls(parking_lot::Mutex<Vec<String>>, bool);
 
 impl effect::Effect for Calls {
-    fn call(&self, input: Fetched) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn call(
+        &self,
+        input: Fetched,
+        repeated: bool,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let text = value(&input);
+        assert_eq!(repeated, self.1, "{text}");
         Box::pin(async move {
             self.0.lock().push(text.clone());
             if text == "slow" {
@@ -469,7 +475,7 @@ fn a_slow_call_does_not_repeat_other_calls(test_log: TestLog) {
         } else {
             append(&*fixture.log, &fixture.input, vec![record("k", "e")]).unwrap();
         }
-        let calls = Arc::new(Calls(parking_lot::Mutex::default()));
+        let calls = Arc::new(Calls(parking_lot::Mutex::default(), round == 1));
         let setup = effect::Setup {
             log: Arc::clone(&fixture.log),
             name: "calls".into(),
@@ -508,9 +514,14 @@ fn a_slow_call_does_not_repeat_other_calls(test_log: TestLog) {
 struct Faulty(parking_lot::Mutex<Vec<String>>);
 
 impl effect::Effect for Faulty {
-    fn call(&self, input: Fetched) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn call(
+        &self,
+        input: Fetched,
+        repeated: bool,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let text = value(&input);
         let first = !self.0.lock().contains(&text);
+        assert!(first || repeated, "{text}");
         self.0.lock().push(text.clone());
         assert!(text != "now", "before its future");
         Box::pin(async move {

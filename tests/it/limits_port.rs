@@ -1,4 +1,4 @@
-//! Limits of `POST /v1/events` on one node: what is counted, what is refused, and in which order.
+//! Limits of the port on one node, mostly of `POST /v1/events`: what is counted, what is refused, and in which order.
 
 use std::sync::Arc;
 
@@ -7,11 +7,15 @@ use omnilink::{
     base::clock::SystemClock,
     controls::{Constraints, Scopes},
     limits::{Kind, Limiter, OnBackendDown, Per, Policy},
+    workflows::check_texts,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::port::{Mode, Node, Response, scopes};
+use crate::{
+    integrations::created,
+    support::port::{Mode, Node, Response, scopes},
+};
 
 fn event(id: &str) -> Value {
     typed(id, "t")
@@ -214,6 +218,81 @@ async fn a_policy_is_for_the_requests_that_it_names() {
         assert_eq!(policy, "\"of-events\";q=2;w=60");
     }
     assert_limited(&post(&node, &key, &event("3")).await, "of-events", 2);
+}
+
+const ORDER: &str = r#"
+name: order
+version: "1.0.0"
+command: order.pay
+params: { type: object }
+plan: { steps: [ { id: a, tool: noop, input: {} } ] }
+"#;
+
+/// Each kind of request has a policy of one request, uses that one up, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_may_name_each_kind_of_request() {
+    let policies = Kind::ALL.map(|(name, kind)| {
+        let mut policy = Policy::clone(&policy(1, Per::Tenant, Some(vec![kind])));
+        policy.name = format!("of-{name}").into();
+        Arc::new(policy)
+    });
+    let node = node(policies.to_vec()).await;
+    let checked = check_texts([], [("order.yaml".to_owned(), Ok(ORDER.to_owned()))]);
+    node.workflows.replace(checked.catalog.unwrap());
+    let native = json!({ "name": "native", "dialect": "odoo-native" });
+    let hook = created(&node, &native).await["url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let start = |kind: &str, field: &str, value: Value| json!({ "id": "1", "source": "/s/prod", "type": kind, field: value });
+    let mut workflow = start("t", "workflow", json!({ "name": "order" }));
+    workflow["input"] = json!({});
+    let requests = [
+        ("events", "/v1/events", event("1")),
+        (
+            "commands",
+            "/v1/commands",
+            start("order.pay", "params", json!({})),
+        ),
+        ("workflows", "/v1/workflows", workflow),
+        (
+            "goals",
+            "/v1/goals",
+            start("t", "goal", json!("Pay order 1")),
+        ),
+        ("tasks", "/v1/tasks", start("noop", "params", json!({}))),
+        (
+            "webhooks",
+            hook.as_str(),
+            json!({ "_model": "m", "_id": 1, "_action": "a" }),
+        ),
+        (
+            "runs",
+            "/v1/runs/7dbd6d41-6f85-5f7b-98af-6637f5372c2e/cancel",
+            json!({}),
+        ),
+    ];
+    assert_eq!(
+        requests.each_ref().map(|r| r.0),
+        Kind::ALL.map(|(name, _)| name)
+    );
+    let bearer = node.bearer();
+    for (kind, path, body) in &requests {
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+            ("idempotency-key", kind),
+        ];
+        let send = || node.call(Method::POST, path, &headers, body.to_string());
+        let first = send().await;
+        if *kind == "goals" && !first.status.is_success() {
+            // Without a planner no goal gets as far as the rate.
+            assert_eq!(first.code(), "feature_disabled");
+            continue;
+        }
+        assert!(first.status.is_success(), "{kind}: {}", first.text);
+        assert_limited(&send().await, &format!("of-{kind}"), 1);
+    }
 }
 
 /// Size, fields, scope and allowlists come before the rate, identity after it.

@@ -9,13 +9,13 @@ use omnilink::{
     },
     envelope::{DIALECT, Data, Event, avro},
     log::{Append, Fetched, Log, Polled, Record},
-    projections::{ODOO, ODOO_DLQ, Projector, Setup, projected, rebuild_odoo},
+    projections::{ODOO, ODOO_DLQ, ODOO_INGRESS, Projector, Setup, projected, rebuild_odoo},
     stream::dlq,
 };
 use serde_json::json;
 
 use crate::support::{
-    projections::{DLQ, Database, MemoryLog, all_partitions, event},
+    projections::{DLQ, Database, INGRESS, MemoryLog, all_partitions, event},
     wait_until,
 };
 
@@ -63,9 +63,24 @@ fn letter(event: &Event<'_>, redriven: u32, failed_at: Millis) -> Record {
     dlq::record(&rejected, None, &reason)
 }
 
+/// An event as the port appends it to `ingress`.
+fn received(event: &Event<'_>) -> Record {
+    let mut value = Vec::new();
+    avro::encode_ingress(event, &mut value);
+    Record {
+        key: Some(event.record_key().into_bytes().into()),
+        value: Some(value.into()),
+        headers: Vec::new(),
+    }
+}
+
 fn put(log: &MemoryLog, record: Record) {
+    put_on(log, DLQ, record);
+}
+
+fn put_on(log: &MemoryLog, topic: &str, record: Record) {
     let append = Append {
-        topic: DLQ.into(),
+        topic: topic.into(),
         record,
     };
     let appended = log.append(vec![append], None);
@@ -75,7 +90,8 @@ fn put(log: &MemoryLog, record: Record) {
 struct Running {
     events: Setup,
     letters: Setup,
-    _projectors: [Projector; 2],
+    ingress: Setup,
+    _projectors: [Projector; 3],
 }
 
 fn start(database: &Database, log: &Arc<MemoryLog>) -> Running {
@@ -84,27 +100,34 @@ fn start(database: &Database, log: &Arc<MemoryLog>) -> Running {
         topic: DLQ.into(),
         ..database.setup(log)
     };
+    let ingress = Setup {
+        topic: INGRESS.into(),
+        ..database.setup(log)
+    };
     let first = log.members();
     let odoo = Projector::start_odoo(&events).unwrap();
     log.notify(first, Polled::Assigned(all_partitions()));
     let odoo_dlq = Projector::start_odoo_dlq(&letters).unwrap();
     log.notify(first + 1, Polled::Assigned(all_partitions()));
+    let odoo_ingress = Projector::start_odoo_ingress(&ingress).unwrap();
+    log.notify(first + 2, Polled::Assigned(all_partitions()));
     Running {
         events,
         letters,
-        _projectors: [odoo, odoo_dlq],
+        ingress,
+        _projectors: [odoo, odoo_dlq, odoo_ingress],
     }
 }
 
 fn rows(database: &Database) -> Vec<String> {
     database.texts(
         "SELECT concat_ws('|', id, source, event_type, aggregate_type, aggregate_id, payload, status, retry_count, error_message, \
-         EXTRACT(EPOCH FROM received_at)::bigint, processed_at IS NOT NULL) FROM odoo.webhook_events ORDER BY id",
+         CASE WHEN status <> 'pending' THEN EXTRACT(EPOCH FROM received_at)::bigint END, processed_at IS NOT NULL) FROM odoo.webhook_events ORDER BY id",
     )
 }
 
 #[test]
-fn a_delivery_is_completed_or_failed() {
+fn a_delivery_is_pending_until_it_is_completed_or_failed() {
     let Some(database) = Database::new() else {
         return;
     };
@@ -136,10 +159,18 @@ fn a_delivery_is_completed_or_failed() {
     put(&log, letter(&delivery(5, "ipai"), 1, now));
     put(&log, letter(&delivery(1, "ipai"), 1, now));
     put(&log, letter(&delivery(13, "stripe"), 0, now));
+    // All of them were received; two still wait to be admitted, and one that is not Odoo's.
+    for n in [1, 2, 3, 4, 5, 7, 8] {
+        put_on(&log, INGRESS, received(&delivery(n, "ipai")));
+    }
+    put_on(&log, INGRESS, received(&delivery(14, "github")));
     let running = start(&database, &log);
     let row = |n: usize, rest: &str| {
         let about = format!("/webhooks/acme/odoo|expense.submitted|order|x{n}");
         format!("e{n}|{about}|{{\"n\": {n}}}|{rest}|1700000000|t")
+    };
+    let pending = |n: usize| {
+        format!("e{n}|/webhooks/acme/odoo|expense.submitted|order|x{n}|{{\"n\": {n}}}|pending|0|f")
     };
     let expected = [
         row(1, "completed|1"),
@@ -147,8 +178,10 @@ fn a_delivery_is_completed_or_failed() {
         row(3, "completed|0"),
         row(4, "failed|0|invalid_payload: too deep"),
         row(5, "failed|1|invalid_payload: too deep"),
+        pending(7),
+        pending(8),
     ];
-    wait_until("five rows", || rows(&database) == expected);
+    wait_until("seven rows", || rows(&database) == expected);
     let read = |setup: &Setup, projection: &str| {
         let positions = projected(&setup.store, projection);
         let positions = database.runtime.block_on(positions).unwrap();
@@ -158,19 +191,30 @@ fn a_delivery_is_completed_or_failed() {
         (
             read(&running.events, ODOO),
             read(&running.letters, ODOO_DLQ),
-        ) == (7, 5)
+            read(&running.ingress, ODOO_INGRESS),
+        ) == (7, 5, 8)
     });
     assert_eq!(rows(&database), expected);
 
     // A rebuild reads the topics in another order, and has the same rows.
     database.run("UPDATE odoo.webhook_events SET status = 'wrong'; DELETE FROM odoo.webhook_events WHERE id = 'e4'");
-    let rebuilt = rebuild_odoo(&running.events, &mut |done, total| assert!(done <= total)).unwrap();
-    assert_eq!(rebuilt.records, 7 + 5);
+    let rebuilt = rebuild_odoo(&running.events, &INGRESS.into(), &mut |done, total| {
+        assert!(done <= total);
+    });
+    assert_eq!(rebuilt.unwrap().records, 7 + 5 + 8);
     assert_eq!(rows(&database), expected);
     // The projectors go on in the new table.
     log.add_at(&delivery(4, "ipai"), RECEIVED);
     let completed = row(4, "completed|0");
     wait_until("it is admitted", || rows(&database)[3] == completed);
     put(&log, letter(&delivery(6, "ipai"), 0, now));
-    wait_until("one more", || rows(&database).len() == 6);
+    wait_until("one more", || rows(&database).len() == 8);
+    // What was pending is admitted, or fails.
+    log.add_at(&delivery(7, "ipai"), RECEIVED);
+    put(&log, letter(&delivery(8, "ipai"), 0, now));
+    let ended = [
+        row(7, "completed|0"),
+        row(8, "failed|0|invalid_payload: too deep"),
+    ];
+    wait_until("nothing is pending", || rows(&database)[6..] == ended);
 }

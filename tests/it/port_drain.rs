@@ -1,10 +1,19 @@
 //! The end of the port: what is under way is finished, clients are told, new connections are refused.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, header::AUTHORIZATION};
+use omnilink::{
+    base::clock::SystemClock,
+    log::local::{LocalLog, LocalOptions},
+};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -12,8 +21,11 @@ use tokio::{
 };
 
 use crate::support::{
+    command::{Folder, Up},
     port::{Mode, Node},
+    read_all,
     tls::{Made, http1, http2},
+    wait_until,
 };
 
 fn post(node: &Node, id: &str) -> Request<Full<Bytes>> {
@@ -128,5 +140,49 @@ async fn a_body_that_does_not_arrive_is_a_408_on_every_route() {
         let text = String::from_utf8_lossy(&answer[..length]);
         assert!(text.starts_with("HTTP/1.1 408"), "{path}: {text}");
         assert!(text.contains("request_timeout"), "{path}: {text}");
+    }
+}
+
+#[test]
+fn a_signal_drains_the_binary() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let dir = Folder::new();
+        let mut up = Up::start_with(dir.path(), &["--without", "projections"]);
+        let key = std::fs::read_to_string(dir.path().join("data/admin.key")).unwrap();
+        let address = up.url.trim_start_matches("http://").to_owned();
+        let body = r#"{"id":"1","source":"/s","type":"t","data":1}"#;
+        let (first, second) = body.split_at(20);
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        write!(
+            stream,
+            "POST /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{first}",
+            key.trim(),
+            body.len()
+        )
+        .unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let began = Instant::now();
+        up.send(signal);
+        wait_until("new connections are refused", || {
+            std::net::TcpStream::connect(&address).is_err()
+        });
+        assert!(up.child.try_wait().unwrap().is_none(), "{signal:?}");
+        stream.write_all(second.as_bytes()).unwrap();
+        // To its end: the connection is closed after the answer.
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 202"), "{signal:?}: {answer}");
+        assert_eq!(up.child.wait().unwrap().code(), Some(0), "{signal:?}");
+        assert!(
+            began.elapsed() < Duration::from_secs(12),
+            "{:?}",
+            began.elapsed()
+        );
+        drop(up);
+        // What was answered is in the log.
+        let options = LocalOptions::new(Arc::new(SystemClock));
+        let log = LocalLog::open(&dir.path().join("data/log"), options).unwrap();
+        assert_eq!(read_all(&log, "omnilink.ingress", 1).len(), 1);
     }
 }

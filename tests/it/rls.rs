@@ -74,8 +74,8 @@ impl Drop for Readers {
     }
 }
 
-/// The tables of migrations 0004 and 0005 that have a tenant, each with the columns that a row needs, and their values after the tenant.
-const TABLES: [(&str, &str, &str); 10] = [
+/// The tables of migrations 0004 to 0006 that have a tenant, each with the columns that a row needs, and their values after the tenant.
+const TABLES: [(&str, &str, &str); 11] = [
     (
         "omnilink.audit_log",
         "at, id, action, outcome, detail",
@@ -125,6 +125,11 @@ const TABLES: [(&str, &str, &str); 10] = [
         "omnilink.approvals",
         "approval_id, run_id, kind, status, lane, risk_score, reasons, input, input_hash, requested_at, expires_at",
         "'1.2', '1', 'step', 'pending', 'RED', 0.8, '[]', '{}', 'x', now(), now()",
+    ),
+    (
+        "omnilink.tasks",
+        "task_id, run_id, step_id, kind, attempt, tool, status, input, limit_key, timeout_ms, deadline, created_at",
+        "'1:a:execute:1', '1', 'a', 'execute', 1, 't', 'open', '{}', '', 1000, now(), now()",
     ),
 ];
 
@@ -253,6 +258,8 @@ fn the_tables_of_the_audit_log_show_a_reader_its_tenants() {
             "SELECT * FROM omnilink.emergency_controls",
             "SELECT * FROM omnilink.audit_log_all",
             "SELECT * FROM odoo.webhook_events_all",
+            "SELECT * FROM omnilink.tasks_all",
+            "UPDATE omnilink.tasks SET status = 'done'",
             "INSERT INTO omnilink.audit_log SELECT * FROM omnilink.audit_log",
             "UPDATE omnilink.api_keys SET revoked_at = NULL",
             "DELETE FROM omnilink.rejections",
@@ -283,7 +290,11 @@ fn doctor_sees_what_shows_too_much() {
          GRANT DELETE ON odoo.webhook_events TO {login}; \
          CREATE VIEW public.all_events AS SELECT * FROM omnilink.events; GRANT SELECT ON public.all_events TO {login}; \
          CREATE VIEW public.good AS SELECT * FROM omnilink.events; ALTER VIEW public.good SET (security_invoker = true); \
-         GRANT SELECT ON public.good TO {login}"
+         GRANT SELECT ON public.good TO {login}; \
+         GRANT USAGE ON SCHEMA odoo TO PUBLIC; GRANT CREATE ON SCHEMA omnilink TO {login}; \
+         GRANT UPDATE (name) ON omnilink.api_keys TO {login}; \
+         CREATE POLICY all_rows ON omnilink.events FOR SELECT TO {login} USING (true); \
+         ALTER POLICY readers ON omnilink.entities USING (true)"
     ));
     let found = problems().join("\n");
     for expected in [
@@ -291,6 +302,13 @@ fn doctor_sees_what_shows_too_much() {
         "omnilink.migrations has no row-level security, and PUBLIC may read it".to_owned(),
         format!("{login} may change odoo.webhook_events"),
         "the view public.all_events is no security_invoker".to_owned(),
+        "PUBLIC has USAGE on the schema odoo: REVOKE USAGE ON SCHEMA odoo FROM PUBLIC".to_owned(),
+        format!("{login} has CREATE on the schema omnilink"),
+        format!(
+            "{login} has UPDATE on the column name of omnilink.api_keys: REVOKE UPDATE (name) ON"
+        ),
+        "the policy all_rows on omnilink.events is not OmniLink's".to_owned(),
+        "the policy readers on omnilink.entities is not as OmniLink made it".to_owned(),
     ] {
         assert!(found.contains(&expected), "{expected} in:\n{found}");
     }

@@ -282,6 +282,9 @@ async fn without_an_answer_within_two_seconds_it_is_accepted() {
     assert!((2.0..4.0).contains(&took.as_secs_f64()), "{took:?}");
     assert_eq!(runs.take().kind, "pause");
     assert!(!node.followers.any());
+    // Nobody knows yet what has become of it.
+    let entry = audit_entries(&node, "run.paused", 1).await.remove(0);
+    assert_eq!(entry.outcome, "accepted");
 
     node.log.set_mode(Mode::Fails);
     let answer = control(&node, &node.admin, "pause", &Value::Null).await;
@@ -477,7 +480,22 @@ async fn permissions_users_and_tenants() {
     let elsewhere = format!("/v1/runs/{RUN}/pause?tenant=other");
     let answer = post(&node, &writer, &elsewhere, &Value::Null).await;
     assert_eq!(given(&answer), denied);
+    // `operator` names tenants, and decides nothing by itself.
     let operator = node.key("ops", scopes(&["operator"])).await;
+    for path in [
+        elsewhere.clone(),
+        format!("/v1/approvals/{RUN}.4?tenant=other"),
+    ] {
+        let body = json!({ "decision": "approved" });
+        let body = if path.contains("approvals") {
+            &body
+        } else {
+            &Value::Null
+        };
+        let answer = post(&node, &operator, &path, body).await;
+        assert_eq!(given(&answer), denied, "{path}");
+    }
+    let operator = node.key("ops", scopes(&["operator", "runs:write"])).await;
     let answer = post(&node, &operator, &elsewhere, &Value::Null).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     assert_eq!(runs.take().tenant, "other");

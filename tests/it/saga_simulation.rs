@@ -21,7 +21,9 @@ use omnilink::{
         memory::{Fault, MemberId, MemoryLog},
         topics::Names,
     },
-    runs::{ApprovalKind, CallKind, Decision, Event, RunRecord, StepCommand, TaskStateName},
+    runs::{
+        ApprovalKind, CallKind, Decision, Event, RunRecord, StepCommand, TaskStateName, task_id,
+    },
     saga::{Bug, Followers, NAME, Sagas, Settings, plant},
     stream::{
         lane::{Driver, Setup, Step},
@@ -37,6 +39,8 @@ const ACTIONS: usize = 120;
 /// The maximum number of attempts of each step.
 const ATTEMPTS: i64 = 2;
 const SEEDS: u64 = 10_000;
+/// The causation of records that a timer leads to.
+const TIMER: &str = "timer";
 
 /// A lane, and its membership in the group while it is running.
 struct Seat {
@@ -271,6 +275,17 @@ impl World {
         }
     }
 
+    fn hold(&mut self, at: usize) {
+        self.unanswered.remove(&at);
+        let call = &self.calls[at];
+        let body = json!({
+            "step_id": call.step_id, "attempt": call.attempt, "kind": call.kind().name(), "reason": "circuit_open",
+            "until": Millis(self.clock.now().0 + self.rng.random_range(1..20_000)), "maybe_called": self.rng.random_ratio(1, 2),
+        });
+        let held = command(&self.calls[at].run_id, "held", &body);
+        self.send(&held);
+    }
+
     fn decide(&mut self, run: &str, approval: u64, kind: ApprovalKind, good: bool) {
         let decisions = match kind {
             ApprovalKind::Incident if good => [Decision::Fail; 3],
@@ -375,11 +390,19 @@ impl World {
                     self.send(&start);
                 }
             }
-            7..22 => {
+            7..20 => {
                 self.read();
                 let open: Vec<_> = self.unanswered.iter().copied().collect();
                 if let Some(at) = open.choose(&mut self.rng) {
                     self.answer(*at, false);
+                }
+            }
+            // A call is reported as not made, or as not made this time.
+            20..22 => {
+                self.read();
+                let open: Vec<_> = self.unanswered.iter().copied().collect();
+                if let Some(at) = open.choose(&mut self.rng) {
+                    self.hold(*at);
                 }
             }
             // An answer to any call: repeated, or late.
@@ -515,12 +538,31 @@ impl World {
         for (run, _) in &self.starts {
             check_history(run, &self.histories[run].records);
         }
-        // Each call must be written once.
+        // Each call must be written once, and once more after each hold.
         let mut calls = BTreeMap::new();
         for call in &self.calls {
             *calls.entry(call.task_id.clone()).or_insert(0) += 1;
         }
-        assert!(calls.values().all(|count| *count == 1), "{calls:?}");
+        let mut scheduled = BTreeMap::new();
+        for (run, history) in &self.histories {
+            for (event, _) in &history.records {
+                let (step, attempt, kind) = match event {
+                    Event::StepScheduled {
+                        step_id, attempt, ..
+                    } => (step_id, attempt, CallKind::Execute),
+                    Event::CompensationScheduled {
+                        step_id, attempt, ..
+                    } => (step_id, attempt, CallKind::Compensate),
+                    _ => continue,
+                };
+                let task = task_id(run, step, kind, *attempt);
+                *scheduled.entry(task).or_insert(0) += 1;
+            }
+        }
+        let wrong = calls
+            .iter()
+            .find(|(task, count)| scheduled.get(*task) != Some(*count));
+        assert_eq!(wrong, None, "{scheduled:?}");
     }
 }
 
@@ -540,7 +582,9 @@ fn check_history(run: &str, records: &[(Event, String)]) {
     let mut effects: Vec<&str> = Vec::new();
     let (mut undone, mut accepted) = (Vec::new(), BTreeMap::new());
     let (mut late_success, mut succeeded) = (false, false);
+    let mut unknown: BTreeSet<&str> = BTreeSet::new();
     let mut attempts: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut maybe_called = BTreeSet::new();
     let mut causes = BTreeSet::new();
     for (event, causation) in records {
         match event {
@@ -548,20 +592,48 @@ fn check_history(run: &str, records: &[(Event, String)]) {
                 late_success |= late;
                 *accepted.entry(&**step_id).or_insert(0) += 1;
                 if !late {
-                    assert!(causation == "timer" || causes.insert((step_id, causation)));
+                    assert!(causation == TIMER || causes.insert((step_id, causation)));
                 }
                 if !effects.contains(&&**step_id) {
                     effects.push(step_id);
                 }
             }
             Event::StepUnknown { step_id, .. } => effects.push(step_id),
+            // Only a timer ends an attempt without an answer, because timers fire after all records.
+            Event::StepRetryScheduled {
+                step_id, answered, ..
+            } if !answered => {
+                assert_eq!(
+                    causation, TIMER,
+                    "{run}: {step_id} timed out before the records"
+                );
+            }
+            Event::IncidentOpened(asked) => {
+                let may_have_had_one = asked.reasons.iter().any(|why| why == "outcome_unknown");
+                unknown.extend(asked.step_id.as_deref().filter(|_| may_have_had_one));
+            }
+            Event::StepSkipped { step_id, .. } if unknown.contains(&**step_id) => {
+                effects.push(step_id);
+            }
             Event::StepScheduled { step_id, .. } => *attempts.entry(step_id).or_default() += 1,
             // A retry by a person starts the count again.
             Event::IncidentDecided(decided) if decided.decision == Decision::Retry => {
                 attempts.clear();
             }
-            Event::StepHeld { step_id, kind, .. } if *kind == CallKind::Execute => {
+            Event::StepHeld {
+                step_id,
+                kind: CallKind::Execute,
+                maybe_called: maybe,
+                ..
+            } => {
                 *attempts.entry(step_id).or_default() -= 1;
+                if *maybe {
+                    maybe_called.insert(&**step_id);
+                }
+            }
+            // Then it has ended without an effect.
+            Event::StepCancelled { step_id } | Event::StepFailed { step_id, .. } => {
+                assert!(!maybe_called.contains(&**step_id), "{run}: {step_id}");
             }
             // Impossible: the clock only moves by minutes, and only to the next due time.
             Event::RunFailed { error } => assert_ne!(error.code, "run_timeout", "{run}"),

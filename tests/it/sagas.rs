@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use omnilink::{
     audit::Entry,
+    base::clock::Millis,
     commands::{ALL_TENANTS, Command},
     controls::EmergencyState,
     envelope::avro::decode_ingress,
@@ -24,6 +25,7 @@ on_both_logs!(
     what_failed_is_undone_in_reverse,
     a_start_counts_once,
     timers_fire_after_a_restart,
+    results_in_the_log_take_precedence_over_deadlines,
     held_calls_are_sent_when_the_controls_allow_it,
     followers_get_answers_and_ends,
     emitted_events_are_on_ingress,
@@ -237,6 +239,36 @@ fn timers_fire_after_a_restart(test_log: TestLog) {
     let at = |seq: usize| history[seq - 1].at;
     assert!(at(5) - at(3) >= 1500, "{history:?}");
     assert!(at(6) - at(4) >= 2000, "{history:?}");
+}
+
+fn results_in_the_log_take_precedence_over_deadlines(test_log: TestLog) {
+    let mut sagas = Processor::start(&test_log);
+    let step = |id: &str, tool: &str| json!({ "id": id, "tool": tool, "timeout_s": 2, "retry": { "max_attempts": 1 } });
+    let steps = [step("a", "work"), step("b", "work"), step("c", "pulled")];
+    let plan = json!({ "steps": steps, "timeout_s": 2.5 });
+    let mut work = claimed("work");
+    work["worker"] = json!({ "kafka": {} });
+    let mut pulled = claimed("pulled");
+    pulled["queue_timeout_s"] = json!(2);
+    let (run, begin) = start("1", &plan, &[work, pulled], &json!({}));
+    sagas.send(&begin);
+    let began = Instant::now();
+    let calls = sagas.calls(3);
+    sagas.stop();
+    for call in &calls {
+        if call.tool == "pulled" {
+            let claim = json!({ "step_id": call.step_id, "attempt": 1, "deadline": Millis(call.at + 1_500) });
+            sagas.send(&command(&run, "claimed", &claim));
+        }
+        sagas.send(&result(call, Ok(json!(1))));
+    }
+    // They are read only after all deadlines.
+    std::thread::sleep(Duration::from_millis(2_700).saturating_sub(began.elapsed()));
+    sagas.go_on(&test_log);
+    let history = sagas.history_until(&run, "run_succeeded");
+    let kinds = types(&history);
+    let succeeded = kinds.iter().filter(|kind| **kind == "step_succeeded");
+    assert_eq!((succeeded.count(), kinds.len()), (3, 10), "{kinds:?}");
 }
 
 fn controls(version: u64, safe_mode: bool) -> Command {

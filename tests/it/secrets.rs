@@ -8,6 +8,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -20,12 +21,18 @@ use omnilink::{
         topics::Names,
     },
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::support::{
-    LogKind, TestLog,
-    command::{Folder, Up, errors, omnilink, output},
-    env_or_skip, read_all, wait_until,
+use crate::{
+    bridges::hmac_sha256,
+    support::{
+        LogKind, TestLog,
+        command::{Folder, Up, errors, omnilink, output},
+        env_or_skip,
+        issuer::{SigningKey, now_s},
+        read_all, wait_until,
+    },
 };
 
 /// Secrets by what they are. Each is distinct and long enough to occur nowhere by chance.
@@ -89,17 +96,39 @@ fn call_all(url: &str, headers: &[&[(&str, &str)]], keep: &mut Vec<(String, Stri
 }
 
 /// A server that accepts connections and answers nothing that its clients understand, so that they log errors.
-fn wrong_server() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request);
-            let _ = stream.write_all(b"-WRONGPASS invalid username-password pair\r\n");
-        }
-    });
-    port
+struct WrongServer {
+    port: u16,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl WrongServer {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || {
+                    // A client of SMTP waits for the server to begin.
+                    let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+                    let mut request = [0; 4096];
+                    let length = stream.read(&mut request).unwrap_or(0);
+                    let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                    seen.lock().push(text);
+                    let _ = stream.write_all(b"-WRONGPASS invalid username-password pair\r\n");
+                });
+            }
+        });
+        Self { port, requests }
+    }
+
+    fn wait_for(&self, begins: &str) {
+        wait_until(begins, || {
+            self.requests.lock().iter().any(|r| r.starts_with(begins))
+        });
+    }
 }
 
 fn random() -> String {
@@ -128,7 +157,29 @@ fn look(
     for key in &secret_keys {
         secrets.add("secret_key", key);
     }
-    let wrong = wrong_server();
+    let mut signing = |what| {
+        let secret = STANDARD.encode(random());
+        secrets.add(what, &secret);
+        format!("whsec_{secret}")
+    };
+    let (notify, tool) = (
+        signing("notify: webhook.secret"),
+        signing("a tool's secret"),
+    );
+    let mail = random();
+    secrets.add("notify: smtp.url", &mail);
+    let issuer = SigningKey::ed("k1");
+    let keys = json!({ "keys": [issuer.jwk()] }).to_string();
+    fs::write(dir.join("keys.json"), keys).unwrap();
+    let server = WrongServer::start();
+    let wrong = server.port;
+    fs::create_dir(dir.join("tools")).unwrap();
+    let pay = json!({
+        "name": "pay", "kind": "read", "risk": { "lane": "safe" }, "retry": { "max_attempts": 1 },
+        "worker": { "http": { "url": format!("http://127.0.0.1:{wrong}/pay"), "secret": tool } },
+    });
+    // JSON is YAML.
+    fs::write(dir.join("tools/pay.yaml"), pay.to_string()).unwrap();
     let mut config = json!({
         "secret_key": [secret_keys[0], "env:SECOND_KEY"],
         "topics": { "prefix": prefix, "partitions": 2 },
@@ -136,6 +187,20 @@ fn look(
         "redis": { "url": format!("redis://:{redis}@127.0.0.1:{wrong}/") },
         "schema_registry": { "url": format!("http://registry:{registry}@127.0.0.1:{wrong}/") },
         "qdrant": { "url": format!("http://127.0.0.1:{wrong}"), "api_key": qdrant },
+        "auth": { "jwt": [{
+            "issuer": "https://id.example.com", "audience": "omnilink", "jwks": "keys.json", "tenant": "default",
+            "permissions": { "claim": "roles" },
+        }] },
+        "notify": [
+            {
+                "on": ["control.changed", "run.failed", "dlq"],
+                "to": { "webhook": { "url": format!("http://127.0.0.1:{wrong}/notify"), "secret": notify } },
+            },
+            {
+                "on": ["control.changed", "run.failed", "dlq"],
+                "to": { "smtp": { "url": format!("smtp://omnilink:{mail}@127.0.0.1:{wrong}"), "from": "o@example.com", "to": "a@example.com" } },
+            },
+        ],
     });
     if let Some((brokers, properties)) = &kafka {
         config["kafka"] = json!({ "brokers": [brokers], "properties": properties });
@@ -144,7 +209,6 @@ fn look(
             properties["sasl.password"].as_str().unwrap(),
         );
     }
-    // JSON is YAML.
     fs::write(dir.join("omnilink.yaml"), config.to_string()).unwrap();
 
     let mut seen: Vec<(String, String)> = Vec::new();
@@ -211,19 +275,32 @@ fn look(
     secrets.add("a header of Basic", &basic);
     let basic = format!("Basic {basic}");
     let json_type = ("content-type", "application/json");
-    let all: [&[(&str, &str)]; 6] = [
+    let claims = |name: &str| json!({ "iss": "https://id.example.com", "aud": "omnilink", "exp": now_s() + 3600, "sub": name, "roles": ["admin"] });
+    let token = issuer.token(&claims("ann"));
+    let forged_token = SigningKey::ed("k1").token(&claims("eve"));
+    for token in [&token, &forged_token] {
+        secrets.add("a token", token);
+        secrets.add("a token's signature", token.rsplit('.').next().unwrap());
+    }
+    let (token, forged_token) = (bearer_of(&token), bearer_of(&forged_token));
+    let as_ann = [("authorization", token.as_str()), json_type];
+    let me = call(&up.url, "GET", "/v1/keys", &as_ann, "");
+    assert!(me.starts_with("HTTP/1.1 200"), "{me}");
+    let all: [&[(&str, &str)]; 8] = [
         &[],
         &[("authorization", &forged), json_type],
         &[("authorization", &wrong_key), json_type],
         &[("authorization", &basic), json_type],
         &[("authorization", &good), json_type],
+        &[("authorization", &forged_token), json_type],
+        &as_ann,
         &as_admin,
     ];
     call_all(&up.url, &all, &mut seen);
     let event =
         |id: &str| json!({ "id": id, "source": "/shop", "type": "order.paid", "data": { "n": 1 } });
-    for (id, headers) in ["1", "2", "3", "4", "5", "6"].iter().zip(all) {
-        let body = event(id).to_string();
+    for (id, headers) in all.into_iter().enumerate() {
+        let body = event(&id.to_string()).to_string();
         for idempotency in ["", "k"] {
             let headers = [headers, &[("idempotency-key", idempotency)]].concat();
             let response = call(&up.url, "POST", "/v1/events", &headers, &body);
@@ -236,6 +313,26 @@ fn look(
         "a path".into(),
         call(&up.url, "DELETE", &path, &as_admin, ""),
     ));
+
+    webhooks(&up.url, &as_admin, &mut secrets, &mut seen);
+    // A run whose tool and whose end make calls that are signed, and a change that a mail tells.
+    let start = json!({ "id": "1", "source": "/s", "type": "pay", "params": {} });
+    let keyed = [&as_admin[..], &[("idempotency-key", "pay-1")]].concat();
+    let started = call(&up.url, "POST", "/v1/tasks", &keyed, &start.to_string());
+    assert!(started.starts_with("HTTP/1.1 202"), "{started}");
+    seen.push(("POST /v1/tasks".into(), started));
+    let change = json!({ "disabled": { "tool:none": "not here" }, "reason": "a test" });
+    let changed = call(
+        &up.url,
+        "PATCH",
+        "/v1/controls",
+        &as_admin,
+        &change.to_string(),
+    );
+    assert!(changed.starts_with("HTTP/1.1 200"), "{changed}");
+    seen.push(("PATCH /v1/controls".into(), changed));
+    server.wait_for("POST /pay ");
+    server.wait_for("POST /notify ");
 
     // The commands.
     let url = up.url.clone();
@@ -260,6 +357,18 @@ fn look(
         "graph",
         "migrate",
         "keys revoke nothing",
+        "integrations list",
+        "integrations list --json",
+        "audit",
+        "audit --json",
+        "controls show",
+        "controls show --json",
+        "runs list",
+        "runs list --json",
+        "runs show 7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+        "approvals list",
+        "tools list",
+        "tools list --json",
     ] {
         let args: Vec<&str> = command.split(' ').chain(["--data-dir", "data"]).collect();
         // Against nothing, and with the wrong key, errors are alike.
@@ -296,11 +405,27 @@ fn look(
         ),
         ("OMNILINK__QDRANT__URL", qdrant.clone()),
         ("OMNILINK__QDRANT__API_KEI", qdrant.clone()),
+        (
+            "OMNILINK__NOTIFY",
+            json!([{ "on": ["dlq"], "to": { "webhook": { "url": "http://h/", "secret": mail } } }]).to_string(),
+        ),
+        (
+            "OMNILINK__NOTIFY",
+            json!([{ "on": ["dlq"], "to": { "smtp": { "url": format!("http://me:{mail}@h"), "from": "o@example.com", "to": "a@example.com" } } }])
+                .to_string(),
+        ),
     ] {
         let (code, out, error) = run(&["config"], &[(variable, &value)]);
         assert_eq!(code, 1, "{variable}: {out}");
         seen.push((format!("the error of {variable}"), out + &error));
     }
+
+    // A tool with a mistake in its secret.
+    let bad = pay.to_string().replace("whsec_", "");
+    fs::write(dir.join("tools/bad.yaml"), bad).unwrap();
+    let (code, out, error) = run(&["check"], &[]);
+    assert_eq!(code, 1, "{out}");
+    seen.push(("check".into(), out + &error));
 
     let mut found = Vec::new();
     let mut bytes = 0;
@@ -342,6 +467,93 @@ fn look(
         seen.len()
     );
     assert!(records >= 4, "{records}");
+}
+
+/// Sources of webhooks: their secrets and tokens, and requests that are right and wrong.
+fn webhooks(
+    url: &str,
+    as_admin: &[(&str, &str)],
+    secrets: &mut Secrets,
+    seen: &mut Vec<(String, String)>,
+) {
+    let body = |answer: &str| -> Value {
+        let body = answer.split("\r\n\r\n").nth(1).unwrap();
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"))
+    };
+    let mut shown = |place: &str, answer: String| seen.push((place.to_owned(), answer));
+    let (first, second) = (random(), random());
+    secrets.add("a webhook secret", &first);
+    secrets.add("a webhook secret after a rotation", &second);
+    let create = json!({ "name": "shop", "dialect": "ipai-body", "secrets": [first] });
+    let made = call(
+        url,
+        "POST",
+        "/v1/integrations",
+        as_admin,
+        &create.to_string(),
+    );
+    let source = body(&made);
+    shown("POST /v1/integrations", made);
+    let path = format!("/v1/integrations/{}/rotate", source["id"].as_str().unwrap());
+    let rotate = json!({ "secret": second }).to_string();
+    shown("rotate", call(url, "POST", &path, as_admin, &rotate));
+    // Again, under the same name, and with what is no secret of the dialect.
+    shown(
+        "POST /v1/integrations",
+        call(
+            url,
+            "POST",
+            "/v1/integrations",
+            as_admin,
+            &create.to_string(),
+        ),
+    );
+    let wrong = json!({ "name": "billing", "dialect": "standard-webhooks", "secrets": [format!("whsec_!{first}")] });
+    shown(
+        "POST /v1/integrations",
+        call(
+            url,
+            "POST",
+            "/v1/integrations",
+            as_admin,
+            &wrong.to_string(),
+        ),
+    );
+
+    let event = r#"{"event_type":"a","aggregate_type":"b","aggregate_id":1}"#;
+    let hook = source["url"].as_str().unwrap();
+    for secret in [first.as_str(), &second, "wrong"] {
+        let signature = hmac_sha256(secret.as_bytes(), event.as_bytes());
+        let signature = format!("sha256={signature}");
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-ipai-signature", signature.as_str()),
+        ];
+        let answer = call(url, "POST", hook, &headers, event);
+        let good = answer.starts_with("HTTP/1.1 20");
+        assert_eq!(good, secret != "wrong", "{answer}");
+        shown("a webhook", answer);
+    }
+
+    let native = json!({ "name": "native", "dialect": "odoo-native" });
+    // The answer that makes a token shows it.
+    let made = body(&call(
+        url,
+        "POST",
+        "/v1/integrations",
+        as_admin,
+        &native.to_string(),
+    ));
+    let token = made["token"].as_str().unwrap();
+    secrets.add("a token in a path", token);
+    let path = format!("/v1/hooks/{token}");
+    let json_type = [("content-type", "application/json")];
+    for event in [r#"{"_model":"m","_id":1,"_action":"a"}"#, "no json"] {
+        shown("a webhook", call(url, "POST", &path, &json_type, event));
+    }
+    let wrong = format!("{path}x");
+    shown("a webhook", call(url, "POST", &wrong, &json_type, "{}"));
+    shown("a webhook", call(url, "GET", &path, &json_type, ""));
 }
 
 #[test]

@@ -26,6 +26,7 @@ on_both_logs!(
     what_fails_is_a_dead_letter_whose_redrive_starts_the_workflow_alone,
     workflows_and_events_that_cause_each_other_end,
     controls_keep_runs_queued,
+    params_that_cannot_be_stored_are_a_dead_letter,
     items_of_a_batch_start_runs_and_fail_alone,
     the_trace_goes_on_through_emitted_events,
 );
@@ -297,6 +298,23 @@ fn controls_keep_runs_queued(test_log: TestLog) {
     node.sagas.go_on(&test_log);
     node.sagas.send_to_all(&controls(2, None));
     node.run_until("paid", "1", "run_succeeded");
+}
+
+fn params_that_cannot_be_stored_are_a_dead_letter(test_log: TestLog) {
+    let node = Node::start(&test_log, &[ANY]);
+    let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    node.post(&[
+        event("1", "order.paid", &json!({ "a": nested(64) })),
+        event("2", "order.paid", &json!({ "a": nested(63) })),
+    ]);
+    node.run_until("any", "2", "run_succeeded");
+    let letters = node.letters(1);
+    let [(stage, code, message)] = &letters[..] else {
+        panic!("{letters:?}");
+    };
+    assert_eq!((&**stage, &**code), ("trigger.any", "invalid_payload"));
+    assert!(message.contains("64 levels"), "{message}");
+    assert_eq!(node.events(2), 2);
 }
 
 fn items_of_a_batch_start_runs_and_fail_alone(test_log: TestLog) {

@@ -420,6 +420,54 @@ fn a_call_whose_result_was_lost_in_a_crash_goes_again_with_the_same_key() {
     drop(running);
 }
 
+#[test]
+fn a_call_that_is_held_after_a_crash_may_have_been_made_before() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let outer = runtime();
+    let node = outer.block_on(Node::start());
+    let worker = outer.block_on(Worker::start(|_| Box::pin(std::future::pending())));
+    let pay = |id: &str| step(id, "pay", &http(&worker.url("/")), &json!({}));
+    let life = runtime();
+    let running = {
+        let _in = life.enter();
+        start_with(&node, &[], Duration::ZERO)
+    };
+    outer.block_on(send(&node, &[pay("first")]));
+    outer.block_on(until("the call goes", async || worker.got().len() == 1));
+    drop(running);
+    drop(life);
+    let change = EmergencyChange {
+        reason: "test".into(),
+        kill_switch: Some(true),
+        ..EmergencyChange::default()
+    };
+    let changed = node
+        .controls
+        .change_emergency(&change, "ann", SystemClock.now());
+    outer.block_on(changed).unwrap();
+    let running = {
+        let _in = outer.enter();
+        start(&node, &[])
+    };
+    assert_eq!(outer.block_on(told(&node, 1)).len(), 1);
+    // One that comes now was not read by anybody before.
+    outer.block_on(send(&node, &[pay("second")]));
+    let told = outer.block_on(told(&node, 2));
+    let maybe: Vec<_> = told
+        .iter()
+        .map(|told| (told.step(), told.held().maybe_called))
+        .collect();
+    assert_eq!(maybe, [("first", true), ("second", false)]);
+    assert_eq!(worker.got().len(), 1);
+    drop(running);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_calls_in_flight() {
     let node = Node::start().await;

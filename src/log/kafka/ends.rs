@@ -8,7 +8,7 @@ use std::{
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
 
@@ -25,8 +25,8 @@ const FIRST: &str = "reading where open transactions begin";
 
 /// The ends as `consumer` sees them: one request to each broker that leads some of the partitions. A topic that is not there, or
 /// whose leaders are being chosen, has none for now, and hides no other's.
-pub(super) fn end_offsets(
-    consumer: &BaseConsumer,
+pub(super) fn end_offsets<X: ConsumerContext>(
+    consumer: &BaseConsumer<X>,
     partitions: &[(Arc<str>, u32)],
 ) -> Result<Vec<Option<u64>>, LogError> {
     match ask(consumer, partitions) {
@@ -63,8 +63,8 @@ fn of_some_topic(error: &KafkaError) -> bool {
     )
 }
 
-fn ask(
-    consumer: &BaseConsumer,
+fn ask<X: ConsumerContext>(
+    consumer: &BaseConsumer<X>,
     partitions: &[(Arc<str>, u32)],
 ) -> Result<Vec<Option<u64>>, KafkaError> {
     if partitions.is_empty() {
@@ -87,9 +87,9 @@ fn ask(
 }
 
 /// Partitions whose last stable offset lies before the high watermark.
-pub(super) fn open_transactions(
+pub(super) fn open_transactions<X: ConsumerContext>(
     options: &KafkaOptions,
-    (committed, uncommitted): (&BaseConsumer, &BaseConsumer),
+    (committed, uncommitted): (&BaseConsumer<X>, &BaseConsumer),
     partitions: &[(Arc<str>, u32)],
 ) -> Result<Vec<OpenTransaction>, LogError> {
     // In this order: a transaction that ends between the two does not look open.

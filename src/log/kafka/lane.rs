@@ -143,7 +143,7 @@ impl KafkaLane {
             transactional_id: &self.transactional_id,
         };
         // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
-        let mut committed = restore.committed(&named)?;
+        let mut committed = restore.committed(&named, &self.group.topics)?;
         let described = self.group.watched.describe()?;
         let (changelog, inputs) = described.split_last().unwrap_or((&None, &[]));
         self.changelog_id = changelog.and_then(|changelog| changelog.id);

@@ -5,6 +5,7 @@ mod ends;
 mod error;
 mod ffi;
 mod group;
+mod hanging;
 mod lane;
 mod limits;
 mod offsets;

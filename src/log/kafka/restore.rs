@@ -30,6 +30,7 @@ use rdkafka::{
 use super::{
     CLIENT, COMMITTED, END, KafkaOptions, REQUEST,
     classify::Doing,
+    hanging::FORGOTTEN,
     kept,
     position::{Followed, POSITION, Positions, from_record},
     reader::KafkaReader,
@@ -42,7 +43,7 @@ use crate::{
     },
     chaos::{Bug, planted},
     log::{
-        Described, LogError, Reader, Unavailable,
+        Described, LogError, OpenTransaction, Reader, Unavailable,
         identity::{Kept, Place, announce_changelog, committer},
     },
     state::{Changes, Space, StateStore},
@@ -91,6 +92,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
     pub(super) fn committed(
         &self,
         partitions: &[(&str, u32)],
+        inputs: &[String],
     ) -> Result<BTreeMap<(String, u32), Kept>, LogError> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
@@ -104,9 +106,16 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 if let Err(error) = self.fence_owners(list.clone()) {
                     tracing::debug!(%error, "the former owner was not fenced");
                 }
-                self.member
-                    .committed_offsets(list, COMMITTED)
-                    .doing_of(COMMITTED_OFFSETS, &topics)?
+                let suspects = self.open_in_own_topics();
+                let found = self.member.committed_offsets(list, COMMITTED);
+                if let (Err(error), Ok(suspects)) = (&found, suspects)
+                    && is_pending(error.rdkafka_error_code())
+                {
+                    let partitions = partitions.iter().map(|(_, partition)| *partition);
+                    let forgotten = self.still_open(suspects)?;
+                    self.abort_forgotten(&forgotten, &partitions.collect(), inputs)?;
+                }
+                found.doing_of(COMMITTED_OFFSETS, &topics)?
             }
             answer => answer.doing_of(COMMITTED_OFFSETS, &topics)?,
         };
@@ -219,7 +228,8 @@ impl<X: ConsumerContext> Restore<'_, X> {
     ) -> Result<(), LogError> {
         let mut open: BTreeSet<u32> = behind.keys().copied().collect();
         let started = Instant::now();
-        let mut fenced = false;
+        // The open transactions when the former owners were fenced.
+        let mut fenced = None;
         for attempt in 0.. {
             if open.is_empty() {
                 return Ok(());
@@ -233,6 +243,14 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 return Ok(());
             };
             if started.elapsed() > PENDING {
+                if let Some((since, suspects)) = fenced
+                    && Instant::elapsed(&since) > FORGOTTEN
+                {
+                    let forgotten = self.still_open(suspects)?;
+                    if !forgotten.is_empty() {
+                        self.abort_forgotten(&forgotten, &open, inputs)?;
+                    }
+                }
                 let at = stable.get(first).copied().unwrap_or_default();
                 return Err(LogError::Unavailable(Unavailable::OpenTransaction {
                     changelog: self.changelog.to_owned(),
@@ -240,8 +258,8 @@ impl<X: ConsumerContext> Restore<'_, X> {
                     offset: at,
                 }));
             }
-            if !fenced && started.elapsed() > GRACE {
-                fenced = true;
+            if fenced.is_none() && started.elapsed() > GRACE {
+                fenced = Some((Instant::now(), self.open_in_own_topics()?));
                 let mut list = TopicPartitionList::new();
                 for input in inputs {
                     for partition in &open {
@@ -255,28 +273,22 @@ impl<X: ConsumerContext> Restore<'_, X> {
         Ok(())
     }
 
+    /// Those of these transactions that are still open.
+    fn still_open(
+        &self,
+        mut suspects: Vec<OpenTransaction>,
+    ) -> Result<Vec<OpenTransaction>, LogError> {
+        let open = self.open_in_own_topics()?;
+        let begin = |one: &OpenTransaction| (Arc::clone(&one.topic), one.partition, one.first);
+        let open: BTreeSet<_> = open.iter().map(begin).collect();
+        suspects.retain(|one| open.contains(&begin(one)));
+        Ok(suspects)
+    }
+
     /// Fences whoever committed these offsets last, which aborts what it left open.
     fn fence_owners(&self, list: TopicPartitionList) -> Result<(), LogError> {
-        // Offsets that are about to change are answered as they were.
-        let mut config = self.options.uncommitted_config();
-        let prefix = format!("{}{}", self.options.prefix, self.processor);
-        config.set("group.id", &prefix);
-        let asker: BaseConsumer = config.create().doing(CLIENT)?;
-        let found = asker
-            .committed_offsets(list, REQUEST)
-            .doing("asking who committed last")?;
-        let owners: BTreeSet<String> = found
-            .elements()
-            .iter()
-            .filter_map(|element| committer(element.metadata()).map(str::to_owned))
-            .filter(|owner| owner != self.transactional_id)
-            // What other tools write there is no transactional id of ours.
-            .filter(|owner| {
-                owner
-                    .strip_prefix(&prefix)
-                    .is_some_and(|rest| rest.starts_with('-'))
-            })
-            .collect();
+        let mut owners = self.owners(&self.last_committed(list)?);
+        owners.remove(self.transactional_id);
         for owner in owners {
             tracing::warn!(processor = %self.processor, owner, "the former owner left a transaction open: it is fenced");
             let mut config: ClientConfig = self.options.config();
@@ -289,6 +301,37 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 .doing("fencing the former owner")?;
         }
         Ok(())
+    }
+
+    /// The committed offsets as they were before transactions that are about to change them.
+    pub(super) fn last_committed(
+        &self,
+        list: TopicPartitionList,
+    ) -> Result<TopicPartitionList, LogError> {
+        let mut config = self.options.uncommitted_config();
+        config.set("group.id", self.group());
+        let asker: BaseConsumer = config.create().doing(CLIENT)?;
+        let found = asker.committed_offsets(list, REQUEST);
+        found.doing("asking who committed last")
+    }
+
+    fn group(&self) -> String {
+        format!("{}{}", self.options.prefix, self.processor)
+    }
+
+    /// The transactional ids that committed these offsets.
+    pub(super) fn owners(&self, committed: &TopicPartitionList) -> BTreeSet<String> {
+        let prefix = self.group();
+        let elements = committed.elements();
+        let ids = elements
+            .iter()
+            .filter_map(|element| committer(element.metadata()).map(str::to_owned));
+        // What other tools write there is no transactional id of ours.
+        ids.filter(|id| {
+            id.strip_prefix(&prefix)
+                .is_some_and(|rest| rest.starts_with('-'))
+        })
+        .collect()
     }
 
     /// Reads what is missing of all partitions with one reader.

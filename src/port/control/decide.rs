@@ -57,6 +57,7 @@ pub(crate) async fn decide(
         detail.insert("input_changed".into(), true.into());
     }
     let value = input.or(output);
+    let made_so = decision(made);
     let caller = &controller.caller;
     let decision_hash = decision_hash(&json!([
         controller.tenant.as_str(),
@@ -69,16 +70,19 @@ pub(crate) async fn decide(
         kind: control::DECISION,
         body: Decide {
             approval,
-            decision: decision(made),
+            decision: made_so,
             reason: fields.reason,
             input_hash: fields.input_hash,
-            value,
+            value: value.clone(),
         },
         action: "approval.decided",
         detail,
         decision: Some(ApprovalDecision {
             approval_id: &approval_id,
             decision_hash,
+            approval,
+            decision: made_so,
+            value,
         }),
     };
     controller.send(run, message).await

@@ -64,7 +64,7 @@ pub(crate) async fn retry(
     if options.plan.is_some() && !caller.key.scopes.permits(PLANS_INLINE) {
         return Err(caller.refuse(Problem::lacks(PLANS_INLINE)));
     }
-    let earlier = earlier(&controller, &id).await?;
+    let earlier = earlier(&controller, &id, options.reuse).await?;
     let retry_request = RetryRequest {
         tenant: controller.tenant.clone(),
         earlier: &earlier,
@@ -83,7 +83,7 @@ pub(crate) async fn retry(
 /// Repeats a run under the idempotency key. Returns true if that was done before.
 pub(super) async fn again(controller: &Controller, id: &str, key: &str) -> Result<bool, Problem> {
     let options = RetryRun::default();
-    let earlier = earlier(controller, id)
+    let earlier = earlier(controller, id, false)
         .await
         .map_err(Refused::into_problem)?;
     let retry = RetryRequest {
@@ -101,18 +101,23 @@ pub(super) async fn again(controller: &Controller, id: &str, key: &str) -> Resul
     answer
 }
 
-/// Reads what the run has done, once its row shows that it has ended.
-async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refused> {
+/// Reads what the run has done, once its row shows that it has ended; for `reuse` also which runs have taken over its steps.
+async fn earlier(controller: &Controller, id: &str, reuse: bool) -> Result<EarlierRun, Refused> {
     let caller = &controller.caller;
     let lookup = RunLookup::new(caller, Some(controller.tenant.as_str()), id)?;
     let until = Instant::now() + ROW_TIMEOUT;
-    while !has_ended(&lookup.found().await?) {
+    let head = loop {
+        let head = lookup.found().await?;
+        if has_ended(&head) {
+            break head;
+        }
         if Instant::now() >= until {
             let detail = "the run has not ended: cancel it, or wait for its end";
             return Err(caller.refuse(Problem::new(&NOT_ENDED, detail)));
         }
         sleep(ROW_EVERY).await;
-    }
+    };
+    let broken = |why: String| caller.refuse(unavailable(why));
     let mut reader = EarlierRunReader::default();
     let mut last = 0;
     loop {
@@ -120,24 +125,39 @@ async fn earlier(controller: &Controller, id: &str) -> Result<EarlierRun, Refuse
         let rows = read(caller, runs::history(&lookup.store, of, last, PAGE)).await?;
         let full = rows.len() == PAGE;
         for row in rows {
-            last = row.seq;
-            if let Some(event) = event(&row) {
-                reader.apply(event);
+            last += 1;
+            // An unreadable record may be the compensation of a step.
+            if row.seq != last {
+                return Err(broken(format!(
+                    "record {last} of the run's history is missing"
+                )));
             }
+            let Some(event) = event(&row) else {
+                let why = format!("record {last} of the run's history cannot be read");
+                return Err(broken(why));
+            };
+            reader.apply(event);
         }
         if !full {
             break;
         }
     }
+    if last < head.seq {
+        let why = format!("record {} of the run's history is missing", last + 1);
+        return Err(broken(why));
+    }
     let earlier = reader.finish(lookup.run_id.clone());
-    earlier.ok_or_else(|| {
-        caller.refuse(unavailable(
-            "the history of the run has no start or no plan".into(),
-        ))
-    })
+    let earlier =
+        earlier.ok_or_else(|| broken("the run's history has no start or no plan".into()))?;
+    if !reuse {
+        return Ok(earlier);
+    }
+    let of = (lookup.tenant.as_str(), &*lookup.run_id);
+    let taken_over = read(caller, runs::taken_over(&lookup.store, of)).await?;
+    Ok(earlier.taken_over(taken_over))
 }
 
-/// Decodes a record; `None` if its type is unknown to this version.
+/// Decodes a record; `None` if it is damaged or its type is unknown to this version.
 fn event(row: &runs::RecordRow) -> Option<Event> {
     let mut record: Value = serde_json::from_str(&row.record).ok()?;
     record["type"] = row.kind.clone().into();

@@ -30,7 +30,7 @@ pub(crate) async fn cancel(
     sent.check_reason(reason.as_ref())?;
     let controller = sent.permit(control::CANCEL).await?;
     let caller = &controller.caller;
-    if !compensate && !caller.key.scopes.permits(RUNS_ABANDON) && !caller.is_operator() {
+    if !compensate && !caller.key.scopes.permits(RUNS_ABANDON) {
         return Err(caller.refuse(Problem::lacks(RUNS_ABANDON)));
     }
     let run = controller.run(&id)?;

@@ -12,7 +12,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::{recent::DecisionHash, sent::Controller};
@@ -25,14 +25,27 @@ use crate::{
     commands::Command,
     limits::Lease,
     log::{Append, Position},
-    port::problem::{Problem, Refused},
+    plans::jcs,
+    port::{
+        problem::{Problem, Refused},
+        rest::{
+            audit::{read, store},
+            wait::has_ended,
+        },
+    },
+    runs::{self, Decided, Decision},
     saga::{Answer, Follower, Notice},
+    store::runs as rows,
 };
 
 /// The time limit for the append.
 const APPEND_DEADLINE: Duration = Duration::from_secs(5);
 /// The time limit for the run's answer, after the append.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the rows of a run that has ended may take to say so.
+const ROW_DEADLINE: Duration = Duration::from_secs(2);
+/// How often they are looked at.
+const ROW_EVERY: Duration = Duration::from_millis(50);
 
 /// A message for a run.
 pub(super) struct Message<'a, B> {
@@ -54,6 +67,12 @@ pub(super) struct ApprovalDecision<'a> {
     pub(super) approval_id: &'a str,
     /// Equal for the same decision by the same person.
     pub(super) decision_hash: DecisionHash,
+    /// The approval's number.
+    pub(super) approval: u64,
+    /// The decision.
+    pub(super) decision: Decision,
+    /// A changed input, or the output of a skipped step.
+    pub(super) value: Option<runs::Json>,
 }
 
 impl Controller {
@@ -90,36 +109,79 @@ impl Controller {
         in_flight: Option<Lease>,
     ) -> Result<ControlStatus, Problem> {
         let run_id = run.to_string();
-        let result = self.exchange(run, &run_id, message, in_flight).await;
-        let decided = &self.caller.shared.controlling.decided;
-        let result = result.and_then(|answer| match answer {
-            None => Ok(ControlStatus::Accepted),
-            Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. }) => {
-                if let Some(ApprovalDecision {
-                    approval_id,
-                    decision_hash,
-                }) = &message.decision
-                {
-                    decided.remember(approval_id, *decision_hash);
+        let result = match self.exchange(run, &run_id, message, in_flight).await {
+            Err(problem) => Err(problem),
+            Ok(None) => Ok(ControlStatus::Accepted),
+            Ok(Some(Answer::Done | Answer::Ignored | Answer::Duplicate { .. })) => {
+                if let Some(of) = &message.decision {
+                    let decided = &self.caller.shared.controlling.decided;
+                    decided.remember(of.approval_id, of.decision_hash);
                 }
                 Ok(ControlStatus::Done)
             }
-            Some(Answer::Refused { code, message: why }) => match &message.decision {
-                Some(ApprovalDecision {
-                    approval_id,
-                    decision_hash,
-                }) if is_over(code) && decided.has(approval_id, *decision_hash) => {
+            Ok(Some(Answer::Refused { code, message: why })) => {
+                let decision = message.decision.as_ref();
+                if self.repeats_decision(&run_id, code, decision).await {
                     Ok(ControlStatus::Done)
+                } else {
+                    Err(refused(code, why))
                 }
-                _ => Err(refused(code, why)),
-            },
-            Some(Answer::UnknownRun) => {
+            }
+            Ok(Some(Answer::UnknownRun)) => {
                 let detail = "there is no such run, or it ended too long ago";
                 Err(Problem::new(&NOT_FOUND, detail))
             }
-        });
+        };
         self.record(&run_id, message, result.as_ref()).await;
         result
+    }
+
+    /// Whether a run that refuses a decision has accepted the same decision by the same person before. A run that has not ended has
+    /// already checked this itself.
+    async fn repeats_decision(
+        &self,
+        run_id: &str,
+        code: &str,
+        of: Option<&ApprovalDecision<'_>>,
+    ) -> bool {
+        let Some(of) = of.filter(|_| is_over(code)) else {
+            return false;
+        };
+        let recent = &self.caller.shared.controlling.decided;
+        if recent.has(of.approval_id, of.decision_hash) {
+            return true;
+        }
+        if code != RUN_ENDED.code {
+            return false;
+        }
+        let Some(made) = self.decided(run_id, of.approval).await else {
+            return false;
+        };
+        let hash = |value: &Option<runs::Json>| value.as_ref().map(|v| jcs::hash(&v.value()));
+        made.decision == of.decision
+            && made.by == self.caller.key.principal
+            && hash(&made.value) == hash(&of.value)
+    }
+
+    /// Reads the decision about an approval from the rows of a run that has ended, which may be written a little later; `None` if there is
+    /// none, or Postgres does not answer.
+    async fn decided(&self, run_id: &str, approval: u64) -> Option<Decided> {
+        let store = store(&self.caller).ok()?;
+        let of = (self.tenant.as_str(), run_id);
+        let until = Instant::now() + ROW_DEADLINE;
+        loop {
+            // Read first: if the row shows the end, the record of the decision is there too.
+            let head = read(&self.caller, rows::run_head(&store, of.0, of.1));
+            let ended = head.await.ok()?.is_some_and(|head| has_ended(&head));
+            let record = read(&self.caller, rows::decision(&store, of, approval));
+            if let Some(record) = record.await.ok()? {
+                return serde_json::from_str(&record).ok();
+            }
+            if ended || Instant::now() >= until {
+                return None;
+            }
+            sleep(ROW_EVERY).await;
+        }
     }
 
     /// Returns `None` if the run did not answer in time.
@@ -185,10 +247,8 @@ impl Controller {
         let mut detail = message.detail.clone();
         let outcome = match result {
             Ok(ControlStatus::Done) => Outcome::Ok,
-            Ok(ControlStatus::Accepted) => {
-                detail.insert("status".into(), "accepted".into());
-                Outcome::Ok
-            }
+            // If the run refuses it, the saga processor writes an entry.
+            Ok(ControlStatus::Accepted) => Outcome::Accepted,
             Err(problem) => {
                 let (status, code, _) = problem.summary();
                 detail.insert("code".into(), code.into());
@@ -250,24 +310,15 @@ mod tests {
 
     #[test]
     fn every_refusal_of_a_run_is_in_the_table_of_codes() {
-        for refusal in [
-            Refusal::Ended,
-            Refusal::Compensating,
-            Refusal::Cancelling,
-            Refusal::Paused,
-            Refusal::NotPaused,
-            Refusal::NotOpen,
-            Refusal::NoSuchDecision,
-            Refusal::InputChanged,
-            Refusal::SelfApproval,
-            Refusal::SignalsFull,
-        ] {
+        for (place, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal as usize, place, "one before {refusal:?} is missing");
             let (code, why) = (refusal.code(), refusal.to_string());
             let known = Code::of(code).unwrap_or_else(|| panic!("{code}"));
-            let expected = if refusal == Refusal::SelfApproval {
-                403
-            } else {
-                409
+            let expected = match refusal {
+                Refusal::SelfApproval => 403,
+                Refusal::InvalidInput => 400,
+                Refusal::OutputTooLarge => 413,
+                _ => 409,
             };
             assert_eq!((known.code, known.status), (code, expected));
             let problem = refused(code, why.clone());

@@ -1,5 +1,5 @@
-//! A run control request up to its checked body. The order of checks: length, kill switch, key, take-over, media type, requests in
-//! flight, body. Fields, permission and rate follow.
+//! A run control request up to its checked body. The order of checks: controls can be read, length, kill switch, key, take-over, media
+//! type, requests in flight, body. Fields, permission and rate follow.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
     envelope::{canonical_hash, json::without_mark},
     limits::{Kind, Lease},
     port::{
-        Shared,
+        Shared, gate,
         ingest::{
             body,
             events::{refuse_body, trace},
@@ -71,6 +71,10 @@ impl Sent {
     pub(super) async fn read(shared: &Arc<Shared>, request: Request) -> Result<Self, Refused> {
         let (mut parts, mut body) = request.into_parts();
         let limit = shared.limits.single_bytes;
+        if let Err(problem) = gate::readable(shared) {
+            body::discard(body);
+            return Err(Refused::new(problem, shared.ids.next()));
+        }
         if body::announced(&body).unwrap_or(0) > limit as u64 {
             body::discard(body);
             let problem = refuse_body(body::BodyError::TooLarge, Form::Structured, limit);
@@ -156,7 +160,7 @@ impl Sent {
         )))
     }
 
-    /// Checks the size of a JSON value and keeps its text unchanged.
+    /// Checks that a run can store a JSON value.
     pub(super) fn check_value(
         &self,
         field: &str,
@@ -169,8 +173,9 @@ impl Sent {
             let detail = format!("`{field}` may have at most {VALUE_MAX} bytes");
             return Err(self.caller.refuse(Problem::new(&PAYLOAD_TOO_LARGE, detail)));
         }
-        let value = Json::parse(value.get().to_owned());
-        value.map(Some).map_err(|error| self.invalid(error))
+        let value = Json::read(value.get().as_bytes());
+        let value = value.map_err(|why| self.invalid(format_args!("`{field}`: {why}")))?;
+        Ok(Some(value))
     }
 
     /// Checks the permission of the route, then the rate limits. `what` is the type that policies with a type filter see.

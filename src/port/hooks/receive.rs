@@ -1,5 +1,6 @@
-//! The checks of a request, in this order: length, controls, source, content encoding, body, signature and other rules of the dialect,
-//! the limit on failures (a valid signature passes), event schema, policies, identity, append.
+//! The checks of a request, in this order: controls can be read, length, kill switch and disabled features, source, content encoding,
+//! body, signature and other rules of the dialect, the limit on failures (a valid signature passes), event schema, policies, identity,
+//! append.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -174,15 +175,13 @@ impl<'a> WebhookRequest<'a> {
     }
 
     fn check_head(&mut self, body: &Incoming) -> Result<(), Problem> {
+        gate::readable(self.shared)?;
         let limit = self.shared.limits.single_bytes;
         let is_too_long = body::announced(body).is_some_and(|length| length > limit as u64);
         if is_too_long {
             // The audit log needs the source.
             self.find();
             return Err(refuse_body(BodyError::TooLarge, limit));
-        }
-        if !self.shared.controls.readable() {
-            return Err(Problem::log_unavailable());
         }
         gated(self.shared, None)?;
         self.find();

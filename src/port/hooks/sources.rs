@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 use crate::{
     base::clock::Millis,
-    bridges::{Secret, Secrets, Source},
+    bridges::{Fault, Secret, Secrets, Source},
     controls::{Controls, Integration},
 };
 
@@ -67,7 +67,7 @@ impl Sources {
         }
         let source = source(integration).inspect_err(|why| {
             let (id, name) = (&integration.id, &integration.definition.name);
-            tracing::error!(id, name, why, "an integration cannot be used");
+            tracing::error!(id, name, %why, "an integration cannot be used");
         });
         self.forget_deleted(controls);
         self.put(integration, source.ok())
@@ -104,20 +104,31 @@ impl Sources {
     }
 }
 
-fn source(integration: &Integration) -> Result<Source, String> {
-    let mut definition =
-        serde_json::to_value(&integration.definition).map_err(|e| e.to_string())?;
+/// Why no source can be made of an integration.
+#[derive(Debug, thiserror::Error)]
+enum NoSource {
+    /// The definition cannot be written as JSON.
+    #[error(transparent)]
+    Unwritable(#[from] serde_json::Error),
+    /// What this release does not understand in the definition.
+    #[error("{}", listed(.0))]
+    Faults(Vec<Fault>),
+}
+
+fn listed(faults: &[Fault]) -> String {
+    let faults = faults
+        .iter()
+        .map(|fault| format!("{}: {}", fault.pointer, fault.message));
+    faults.collect::<Vec<_>>().join("; ")
+}
+
+fn source(integration: &Integration) -> Result<Source, NoSource> {
+    let mut definition = serde_json::to_value(&integration.definition)?;
     let secrets = integration.secrets.iter();
     let texts: Vec<_> = secrets.map(|secret| &*secret.text).collect();
     definition["secrets"] = texts.into();
     let parsed = Source::parse(definition.to_string().as_bytes());
-    let mut source = parsed.map_err(|faults| {
-        let faults = faults.iter();
-        let faults: Vec<_> = faults
-            .map(|fault| format!("{}: {}", fault.pointer, fault.message))
-            .collect();
-        faults.join("; ")
-    })?;
+    let mut source = parsed.map_err(NoSource::Faults)?;
     let secrets = integration.secrets.iter().map(|secret| Secret {
         text: Arc::clone(&secret.text),
         until: secret.until,

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::{
     HeaderMap, Request, Response,
     body::Incoming,
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{CONTENT_TYPE, HeaderValue, USER_AGENT},
 };
 use tokio::sync::oneshot;
 
@@ -109,7 +109,7 @@ async fn process(
         headers: &head.headers,
         peer,
         header: idempotency_key(&head.headers)?,
-        acts_for: auth::on_behalf_of(&head.headers)?.is_some(),
+        on_behalf_of: auth::on_behalf_of(&head.headers)?,
         trace: trace(&head.headers),
         now,
         outcomes: Vec::new(),
@@ -197,8 +197,8 @@ struct EventsRequest<'a> {
     peer: IpAddr,
     /// `Idempotency-Key`.
     header: Option<&'a str>,
-    /// Whether the request is made on behalf of a user.
-    acts_for: bool,
+    /// The user on whose behalf the request is made.
+    on_behalf_of: Option<&'a str>,
     /// `traceparent` and `tracestate`, for events that have none themselves.
     trace: Option<TraceContext<'a>>,
     now: Millis,
@@ -297,7 +297,7 @@ impl EventsRequest<'_> {
             self.audit_denied(&PERMISSION_DENIED, EVENTS_WRITE);
             return Err(Problem::lacks(EVENTS_WRITE));
         }
-        if items.is_empty() && self.acts_for && !self.key.scopes.permits(ACT_AS) {
+        if items.is_empty() && self.on_behalf_of.is_some() && !self.key.scopes.permits(ACT_AS) {
             self.audit_denied(&PERMISSION_DENIED, ACT_AS);
             return Err(Problem::lacks(ACT_AS));
         }
@@ -378,7 +378,7 @@ impl EventsRequest<'_> {
             self.audit_denied(&PERMISSION_DENIED, EVENTS_WRITE);
             return Err(Refusal::permission(EVENTS_WRITE));
         }
-        if self.acts_for && !self.key.scopes.permits(ACT_AS) {
+        if self.on_behalf_of.is_some() && !self.key.scopes.permits(ACT_AS) {
             self.audit_denied(&PERMISSION_DENIED, ACT_AS);
             return Err(Refusal::permission(ACT_AS));
         }
@@ -407,12 +407,16 @@ impl EventsRequest<'_> {
     }
 
     fn audit_denied(&self, code: &Code, permission: &'static str) {
+        let trusted = &self.shared.trusted_proxies;
+        let address = auth::client(self.headers, self.peer, trusted);
+        let user_agent = self.headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         self.shared.audit_denied(&Denied {
             key: self.key,
+            on_behalf_of: self.on_behalf_of,
             route: "POST /v1/events",
             permission,
             code: code.code,
-            client: None,
+            client: (address, user_agent),
         });
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
+use serde_json::Map;
 
 use super::{
     caller::{Caller, Permitted},
@@ -28,8 +29,26 @@ const RETRY_AFTER_S: u32 = 5;
 
 /// The tables of the projections.
 pub trait Tables: Send + Sync {
-    /// Returns the store of the tables. The error says why they cannot be read now.
-    fn store(&self) -> Result<Store, String>;
+    /// Returns the store of the tables.
+    fn store(&self) -> Result<Store, TablesError>;
+}
+
+/// Why the tables cannot be read now.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TablesError {
+    /// Postgres is being started, or its schema is being made.
+    #[error("Postgres is starting")]
+    Starting,
+    /// Postgres cannot be used, for this reason.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The node ends.
+    #[error("the node stops")]
+    Stopping,
+    /// The node has no tables, and never will.
+    #[error("this node runs without projections; ask one that has them")]
+    Without,
 }
 
 /// `GET /v1/audit`.
@@ -71,6 +90,9 @@ pub(crate) async fn rejections(
         audit::rejections(&store, &page, query.source.as_deref()),
     );
     let (rows, next_cursor) = split_page(rows.await?, limit, |row| &row.place);
+    // They show the beginning of bodies.
+    let of = ("rejections", query.source.as_deref().unwrap_or("*"));
+    caller.audit_read(Some(&tenant), "rejection.listed", of, Map::new());
     Ok(Json(List {
         items: rows.into_iter().map(Rejection::from).collect(),
         next_cursor,
@@ -100,7 +122,7 @@ fn split_page<T>(
 /// The store of this node's tables.
 pub(crate) fn store(caller: &Permitted) -> Result<Store, Refused> {
     let store = caller.shared.tables.store();
-    store.map_err(|why| caller.refuse(unavailable(why)))
+    store.map_err(|why| caller.refuse(unavailable(why.to_string())))
 }
 
 /// Reads from Postgres within [`TIMEOUT`].

@@ -23,7 +23,7 @@ use crate::{
     },
     audit::{Entry, Outcome},
     base::id::Tenant,
-    controls::{ACT_AS, ControlsError, Key, KeyKind, OPERATOR},
+    controls::{ACT_AS, ADMIN, ControlsError, Key, KeyKind, OPERATOR},
     log::LogError,
     port::{
         RequestId, Shared, auth,
@@ -150,10 +150,11 @@ where
 }
 
 impl Caller {
-    /// Checks the permission, then whether the caller may name the user on whose behalf it acts. A key with `operator` has all other
-    /// permissions here, except `act_as`.
+    /// Checks the permission, then whether the caller may name the user on whose behalf it acts. A key with `operator` also administers
+    /// and reads ([`is_operators`]).
     pub(crate) fn permit(self) -> Result<Permitted, Refused> {
-        if !self.key.scopes.permits(self.permission) && !self.is_operator() {
+        let operates = || self.is_operator() && is_operators(self.permission);
+        if !self.key.scopes.permits(self.permission) && !operates() {
             return Err(self.refuse(Problem::lacks(self.permission)));
         }
         if self.on_behalf_of.is_some() && !self.may_act_as() {
@@ -249,13 +250,14 @@ impl Caller {
             let (method, path) = route.unwrap_or_default();
             self.shared.audit_denied(&Denied {
                 key: &self.key,
+                on_behalf_of: self.on_behalf_of.as_deref(),
                 route: &format!("{method} {path}"),
                 permission: self.permission,
                 code: code.code,
-                client: Some((
+                client: (
                     self.address,
                     self.user_agent.as_ref().map(HeaderValue::as_bytes),
-                )),
+                ),
             });
         }
         Refused::new(problem, self.id)
@@ -289,6 +291,14 @@ impl Caller {
         tracing::warn!(%error, "`controls` could not be changed");
         self.refuse(Problem::log_unavailable())
     }
+}
+
+/// Whether `operator` holds this permission, of any tenant: to administer, and to read. To start and control runs and to decide
+/// takes permissions of their own.
+fn is_operators(permission: &str) -> bool {
+    [OPERATOR, ADMIN].contains(&permission)
+        || permission.ends_with(":read")
+        || permission.ends_with(":read:own")
 }
 
 impl Permitted {

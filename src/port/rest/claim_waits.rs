@@ -150,13 +150,13 @@ async fn poll(waits: ClaimWaits, tables: Arc<dyn Tables>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::audit::TablesError, *};
 
     struct NoTables;
 
     impl Tables for NoTables {
-        fn store(&self) -> Result<crate::store::Store, String> {
-            Err("down".into())
+        fn store(&self) -> Result<crate::store::Store, TablesError> {
+            Err(TablesError::Starting)
         }
     }
 

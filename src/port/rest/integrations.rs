@@ -111,9 +111,7 @@ pub(crate) async fn rotate(
         .credentials(now)
         > SECRETS_MAX
     {
-        return Err(caller.invalid(format!(
-            "{SECRETS_MAX} are already valid; with an overlap of 0 the previous ones end at once"
-        )));
+        return Err(too_many_valid(&caller));
     }
     let by = (caller.key.principal.as_str(), now);
     let rotated = caller
@@ -123,7 +121,9 @@ pub(crate) async fn rotate(
         .await
         .map_err(|e| caller.unchanged(&e))?;
     let Some(rotated) = rotated else {
-        return Err(caller.not_found(NOT_THERE));
+        // Deleted meanwhile, or concurrent rotations have added the last secrets that may be valid.
+        visible(&caller, &id)?;
+        return Err(too_many_valid(&caller));
     };
     let mut detail = Map::new();
     detail.insert("overlap_s".into(), overlap_s.into());
@@ -148,6 +148,12 @@ pub(crate) async fn delete(
         .map_err(|e| caller.unchanged(&e))?;
     audit(&caller, &integration, "integration.deleted", Map::new()).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn too_many_valid(caller: &Permitted) -> Refused {
+    caller.invalid(format!(
+        "{SECRETS_MAX} are already valid; with an overlap of 0 the previous ones end at once"
+    ))
 }
 
 fn visible(caller: &Permitted, id: &str) -> Result<Arc<controls::Integration>, Refused> {

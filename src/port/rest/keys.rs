@@ -21,6 +21,7 @@ use crate::{
         list::{List, Page},
         time::rfc3339,
     },
+    audit::KEY_CREATED,
     base::clock::Millis,
     controls::{ControlsError, Key, KeyChange, NewKey, Scopes, TEXT_MAX, Token, text_is_good},
 };
@@ -57,7 +58,7 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
     let detail = detail([("name", &key.name), ("principal", &key.principal)]);
     let of = ("key", key.id.as_str());
     caller
-        .audit_change(&key.tenant, "key.created", of, detail)
+        .audit_change(&key.tenant, KEY_CREATED, of, detail)
         .await;
     let shown = Json(keys::Key::new(&key, Some(token.reveal()), now));
     Ok((StatusCode::CREATED, NO_STORE, shown).into_response())

@@ -15,6 +15,7 @@ use crate::{
         letters::{ListLetters, RedriveLetters, RedriveProgress},
         problem::{REDRIVE_RUNNING, UNKNOWN_LETTER},
     },
+    audit::{LETTER_READ, LETTER_REDRIVEN},
     port::problem::{Problem, Refused},
     stream::dlq::{
         letters::{self, Letters, Shown},
@@ -52,7 +53,7 @@ pub(crate) async fn show(
         return Err(caller.refuse(Problem::new(&UNKNOWN_LETTER, detail)));
     };
     let of = ("letter", &*name.to_string());
-    caller.audit_read(None, "letter.read", of, Map::new());
+    caller.audit_read(None, LETTER_READ, of, Map::new());
     Ok(Json(Shown::of(&letter)))
 }
 
@@ -72,7 +73,7 @@ pub(crate) async fn redrive(Sent(caller, body): Sent<Permitted>) -> Result<Respo
         return Err(caller.refuse(Problem::new(&REDRIVE_RUNNING, detail)));
     };
     let of = ("topic", &*caller.shared.tools.names.dlq);
-    caller.audit_operation("letter.redriven", of, detail).await;
+    caller.audit_operation(LETTER_REDRIVEN, of, detail).await;
     let shared = Arc::clone(&caller.shared);
     Ok(stream::respond("application/x-ndjson", move |out| {
         let _turn = turn;

@@ -25,6 +25,7 @@ use crate::{
         problem::{MISSING_FIELD, UNKNOWN_ENTITY},
         replay::{ReplayFormat, ReplayProgress, ReplayQuery},
     },
+    audit::{EVENT_COPIED, EVENT_REPLAYED},
     port::{
         Shared,
         problem::{Problem, Refused},
@@ -76,7 +77,7 @@ impl Request {
         let caller = &self.caller;
         let of = ("topic", &*caller.shared.tools.names.events);
         let tenant = self.parsed.query.tenant.as_ref();
-        caller.audit_read(tenant, "event.replayed", of, self.given.clone());
+        caller.audit_read(tenant, EVENT_REPLAYED, of, self.given.clone());
     }
 }
 
@@ -202,9 +203,9 @@ pub(crate) async fn into_topic(caller: Caller, pairs: Pairs) -> Result<Response,
     };
     let of = ("topic", &*topic);
     if let Some(tenant) = &parsed.query.tenant {
-        caller.audit_change(tenant, "event.copied", of, given).await;
+        caller.audit_change(tenant, EVENT_COPIED, of, given).await;
     } else {
-        caller.audit_operation("event.copied", of, given).await;
+        caller.audit_operation(EVENT_COPIED, of, given).await;
     }
     let shared = Arc::clone(&caller.shared);
     Ok(stream::respond("application/x-ndjson", move |out| {

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, MatchedPath, State},
     handler::Handler,
-    http::{Method, Uri, header},
+    http::{Method, header},
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, any, on},
 };
@@ -157,18 +157,27 @@ fn handler<T: 'static>(route: &'static Route, handler: impl Handler<T, Arc<Share
     on(method, handler).route_layer(Extension(route))
 }
 
-async fn not_found(State(shared): State<Arc<Shared>>, uri: Uri) -> Refused {
-    let detail = format!("there is nothing at {}", uri.path());
+/// The path is not repeated: it may contain the token of a webhook.
+async fn not_found(State(shared): State<Arc<Shared>>) -> Refused {
+    let detail = "there is nothing at this path";
     Refused::new(Problem::new(&NOT_FOUND, detail), shared.ids.next())
 }
 
-async fn not_allowed(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Refused {
-    let detail = format!("{} does not support {method}", uri.path());
+async fn not_allowed(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    path: MatchedPath,
+) -> Refused {
+    let detail = format!("{} does not support {method}", path.as_str());
     Refused::new(Problem::new(&METHOD_NOT_ALLOWED, detail), shared.ids.next())
 }
 
-async fn only_post(State(shared): State<Arc<Shared>>, method: Method, uri: Uri) -> Response {
-    let mut response = not_allowed(State(shared), method, uri)
+async fn only_post(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    path: MatchedPath,
+) -> Response {
+    let mut response = not_allowed(State(shared), method, path)
         .await
         .into_response();
     let allow = header::HeaderValue::from_static("POST");

@@ -100,15 +100,7 @@ pub(crate) async fn show(
 
 /// Reads a run that has a row, with its steps and approvals.
 async fn view(lookup: &RunLookup<'_>) -> Result<RunView, Refused> {
-    let (store, tenant, run_id) = (&lookup.store, lookup.tenant.as_str(), &lookup.run_id);
-    let found = async {
-        let Some(row) = runs::run(store, tenant, run_id).await? else {
-            return Ok(None);
-        };
-        let steps = runs::steps(store, tenant, run_id).await?;
-        let approvals = runs::approvals_of(store, tenant, run_id).await?;
-        Ok(Some((row, steps, approvals)))
-    };
+    let found = runs::whole(&lookup.store, lookup.tenant.as_str(), &lookup.run_id);
     let caller = lookup.caller;
     match read(caller, found).await? {
         Some((row, steps, approvals)) => {

@@ -8,6 +8,7 @@ use serde_json::Map;
 use super::caller::{Permitted, Sent};
 use crate::{
     api::{list::List, topics::CreateTopics},
+    audit::TOPIC_CREATED,
     controls::SecretKeys,
     log::{Log, LogError, Surveyed, survey, topics::Names},
     port::problem::Refused,
@@ -72,9 +73,7 @@ pub(crate) async fn create_topics(
     let (before, items) = caller.blocking(make).await?;
     for made in before.iter().filter(|topic| topic.partitions.is_none()) {
         let of = ("topic", &*made.name);
-        caller
-            .audit_operation("topic.created", of, Map::new())
-            .await;
+        caller.audit_operation(TOPIC_CREATED, of, Map::new()).await;
     }
     Ok(Json(List::whole(items)))
 }

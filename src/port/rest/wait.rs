@@ -31,7 +31,7 @@ const ROW_TIMEOUT: Duration = Duration::from_secs(2);
 /// The poll interval for a missing row.
 const ROW_EVERY: Duration = Duration::from_millis(50);
 /// The poll interval of a row while its run is awaited.
-const END_EVERY: Duration = Duration::from_millis(250);
+pub(crate) const END_EVERY: Duration = Duration::from_millis(250);
 /// How long to wait for the final row of a run that has ended; it also has the decided approvals.
 const LAST_ROW: Duration = Duration::from_millis(250);
 /// The poll interval for it.
@@ -196,11 +196,17 @@ impl<'a> RunLookup<'a> {
 
 /// The end of a followed run; pending forever if the run is not followed.
 async fn end(follower: Option<&mut Follower>) -> Arc<RunView> {
-    if let Some(follower) = follower {
-        while let Some(notice) = follower.next().await {
-            if let Notice::Ended(view) = notice {
-                return view;
-            }
+    match follower {
+        Some(follower) => end_of(follower).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of a run.
+pub(crate) async fn end_of(follower: &mut Follower) -> Arc<RunView> {
+    while let Some(notice) = follower.next().await {
+        if let Notice::Ended(view) = notice {
+            return view;
         }
     }
     std::future::pending().await

@@ -16,11 +16,15 @@ pub(crate) struct EarlierRun {
     not_undone: Vec<String>,
     /// The error with which the run ended; its compensations receive it.
     error: Option<StepError>,
+    /// By step, the last run that has taken it over.
+    taken_over: BTreeMap<String, String>,
 }
 
 /// Reads the events of a run one by one.
 #[derive(Default)]
 pub(crate) struct EarlierRunReader {
+    /// The number of the last record.
+    seq: u64,
     started: Option<Box<Started>>,
     plan: Option<Box<PlanReady>>,
     steps: BTreeMap<String, Step>,
@@ -34,6 +38,8 @@ struct Step {
     /// Whether it was taken over from an even earlier run.
     reused: bool,
     input: Option<Json>,
+    /// The record since which it may have had an effect.
+    effective: Option<u64>,
     end: Option<End>,
     /// The input of its compensation.
     undo: Option<Json>,
@@ -45,6 +51,8 @@ enum End {
     Succeeded(Json),
     /// A person skipped it, with this output.
     Skipped(Json),
+    /// It did not run, by its condition.
+    Omitted,
     Failed,
     Unknown,
 }
@@ -52,6 +60,8 @@ enum End {
 impl EarlierRunReader {
     /// Applies the next event.
     pub(crate) fn apply(&mut self, event: Event) {
+        self.seq += 1;
+        let seq = self.seq;
         match event {
             Event::RunStarted(started) => self.started = Some(started),
             Event::PlanReady(plan) => self.plan = Some(plan),
@@ -65,15 +75,29 @@ impl EarlierRunReader {
                 ..
             } => {
                 let step = self.step(&step_id);
+                step.effective.get_or_insert(seq);
                 step.end = Some(End::Succeeded(output));
                 step.reused = reused;
             }
-            Event::StepSkipped {
+            Event::StepSkipped { step_id, output } => {
+                self.step(&step_id).end = Some(output.map_or(End::Omitted, End::Skipped));
+            }
+            Event::StepFailed {
                 step_id,
-                output: Some(output),
-            } => self.step(&step_id).end = Some(End::Skipped(output)),
-            Event::StepFailed { step_id, .. } => self.step(&step_id).end = Some(End::Failed),
-            Event::StepUnknown { step_id, .. } => self.step(&step_id).end = Some(End::Unknown),
+                compensate,
+                ..
+            } => {
+                let step = self.step(&step_id);
+                if compensate {
+                    step.effective.get_or_insert(seq);
+                }
+                step.end = Some(End::Failed);
+            }
+            Event::StepUnknown { step_id, .. } => {
+                let step = self.step(&step_id);
+                step.effective.get_or_insert(seq);
+                step.end = Some(End::Unknown);
+            }
             Event::CompensationScheduled { step_id, input, .. } => {
                 let step = self.step(&step_id);
                 step.undo = Some(input);
@@ -105,11 +129,34 @@ impl EarlierRunReader {
             steps: self.steps,
             not_undone: self.not_undone,
             error: self.error,
+            taken_over: BTreeMap::new(),
         })
     }
 }
 
 impl EarlierRun {
+    /// Sets the runs that have taken over steps of this one: step and run, the newest run last.
+    pub(crate) fn taken_over(mut self, steps: Vec<(String, String)>) -> Self {
+        self.taken_over = steps.into_iter().collect();
+        self
+    }
+
+    /// The last run that has taken over a step.
+    pub(super) fn taken_over_by(&self, id: &str) -> Option<&str> {
+        self.taken_over.get(id).map(String::as_str)
+    }
+
+    /// Whether the condition of a step was false.
+    pub(super) fn omitted(&self, id: &str) -> bool {
+        let end = self.steps.get(id).and_then(|step| step.end.as_ref());
+        matches!(end, Some(End::Omitted))
+    }
+
+    /// The place of a step among those that may have had an effect: they are undone in the reverse order.
+    pub(super) fn place(&self, id: &str) -> Option<u64> {
+        self.steps.get(id)?.effective
+    }
+
     /// The id of the run.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
@@ -128,7 +175,7 @@ impl EarlierRun {
         let (output, skipped) = match step.end.as_ref()? {
             End::Succeeded(output) => (output, false),
             End::Skipped(output) => (output, true),
-            End::Failed | End::Unknown => return None,
+            End::Omitted | End::Failed | End::Unknown => return None,
         };
         let (run_id, input) = match before.filter(|_| step.reused) {
             Some(before) => (&before.run_id, &before.input),
@@ -166,7 +213,7 @@ impl EarlierRun {
             Some(End::Succeeded(output)) => ("succeeded", Some(output)),
             Some(End::Skipped(output)) => ("skipped", Some(output)),
             Some(End::Failed) => ("failed", None),
-            Some(End::Unknown) | None => ("unknown", None),
+            Some(End::Unknown | End::Omitted) | None => ("unknown", None),
         };
         let value = |json: &Json| json.value();
         let mut execute = serde_json::json!({
@@ -289,6 +336,30 @@ mod tests {
         let execute = json!({ "idempotency_key": "old:b:execute", "outcome": "succeeded", "input": { "of": "b" }, "output": 2 });
         assert_eq!(undo.execute.value(), execute);
         assert_eq!(undo.error, Some(StepError::new("late", "too late")));
+    }
+
+    #[test]
+    fn steps_are_in_the_order_in_which_they_began_to_count() {
+        let unknown = Event::StepUnknown {
+            step_id: "b".into(),
+            attempt: 1,
+            error: StepError::new("no_answer", "none"),
+        };
+        let omitted = Event::StepSkipped {
+            step_id: "when".into(),
+            output: None,
+        };
+        let mut events = vec![unknown, omitted];
+        // `b` has succeeded late: it counts since its outcome was unknown.
+        events.extend([ran("a", 1), ran("b", 2)].concat());
+        let run = earlier(started(), events);
+        assert!(run.place("b") < run.place("a"));
+        assert!(run.omitted("when") && !run.omitted("a"));
+        let taken_over = [("a", "first"), ("a", "second")];
+        let taken_over = taken_over.map(|(step, run)| (step.to_owned(), run.to_owned()));
+        let run = run.taken_over(taken_over.to_vec());
+        assert_eq!(run.taken_over_by("a"), Some("second"));
+        assert_eq!(run.taken_over_by("b"), None);
     }
 
     #[test]

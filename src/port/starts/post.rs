@@ -28,7 +28,7 @@ use crate::{
     },
     limits::Lease,
     port::{
-        Shared,
+        Shared, gate,
         ingest::{
             body,
             events::{idempotency_key, refuse_body, trace},
@@ -87,13 +87,12 @@ async fn post(
             return Err(caller.refuse(problem));
         }
     };
-    let waiting = batch.waiting(shared, &headers);
+    let waiting = batch.waiting(&judge, &headers);
     let taken = append(&judge, batch.starts).await;
     // While the request only waits, it does not count as in flight.
     drop(batch.in_flight);
-    if let Some(waiting) = waiting
-        && matches!(&taken[..], [Ok(_)])
-        && let Some(run) = waiting.end().await
+    if let (Some(waiting), [Ok(started)]) = (waiting, &taken[..])
+        && let Some(run) = waiting.end(started).await
     {
         return Ok(answer::ended(&run));
     }
@@ -101,13 +100,17 @@ async fn post(
         .map_err(|problem| caller.refuse(problem))
 }
 
-/// Checks the announced length, then authenticates.
+/// Checks that controls can be read, then the announced length, then authenticates.
 pub(super) async fn identify(
     shared: &Arc<Shared>,
     request: Request,
     limit: usize,
 ) -> Result<(Caller, HeaderMap, axum::body::Body), Refused> {
     let (mut parts, body) = request.into_parts();
+    if let Err(problem) = gate::readable(shared) {
+        body::discard(body);
+        return Err(Refused::new(problem, shared.ids.next()));
+    }
     if body::announced(&body).unwrap_or(0) > limit as u64 {
         let form = media::form(&parts.headers).unwrap_or(Form::Json);
         body::discard(body);
@@ -214,12 +217,13 @@ struct Batch {
 
 impl Batch {
     /// Follows the run of a single start, if the client wants to wait for its end.
-    fn waiting(&self, shared: &Shared, headers: &HeaderMap) -> Option<Waiting> {
+    fn waiting(&self, judge: &Judge<'_>, headers: &HeaderMap) -> Option<Waiting> {
         let [Ok(ready)] = &self.starts[..] else {
             return None;
         };
         let timeout = preferred(headers).filter(|_| !self.many)?;
-        Some(Waiting::new(shared, ready.run, timeout))
+        let shared = &judge.caller.shared;
+        Some(Waiting::new(shared, &judge.tenant, ready.run, timeout))
     }
 }
 

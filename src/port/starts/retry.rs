@@ -1,6 +1,11 @@
 //! A run that repeats an earlier one: builds the start record from what the earlier run has done.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::response::Response;
 use serde_json::{Value, json, value::RawValue};
@@ -81,11 +86,10 @@ impl RetryRequest<'_> {
         let ready = self.ready(&judge)?;
         let waiting = self
             .wait
-            .map(|wait| Waiting::new(&caller.shared, ready.run, wait));
+            .map(|wait| Waiting::new(&caller.shared, &judge.tenant, ready.run, wait));
         let taken = append(&judge, vec![Ok(ready)]).await;
-        if let Some(waiting) = waiting
-            && matches!(&taken[..], [Ok(_)])
-            && let Some(run) = waiting.end().await
+        if let (Some(waiting), [Ok(started)]) = (waiting, &taken[..])
+            && let Some(run) = waiting.end(started).await
         {
             return Ok(answer::ended(&run));
         }
@@ -256,7 +260,9 @@ impl RetryRequest<'_> {
         })
     }
 
-    /// The steps that the new run need not execute, because their tool and input are unchanged.
+    /// The steps that the new run need not execute, because their tool, input and condition are unchanged. With an edited plan only
+    /// those whose ancestors are all reused too, because their outputs were inputs of the step. They are in the order in which they ended:
+    /// the new run compensates them in reverse.
     fn reused(
         &self,
         judge: &Judge<'_>,
@@ -272,22 +278,50 @@ impl RetryRequest<'_> {
             let (Some(before), Some(now)) = (before.get(id), now.get(id)) else {
                 return false;
             };
-            ["tool", "input"]
+            ["tool", "input", "when"]
                 .into_iter()
                 .all(|name| before.get(name) == now.get(name))
         };
-        let steps = read.steps.iter().filter(|step| same(&step.id));
-        let reused = steps.filter_map(|step| {
-            let mut reused = self.earlier.reused(&step.id)?;
+        let mut kept = BTreeSet::new();
+        loop {
+            let before = kept.len();
+            for step in read.steps.iter().filter(|step| same(&step.id)) {
+                let done =
+                    self.earlier.reused(&step.id).is_some() || self.earlier.omitted(&step.id);
+                let ancestors = self.retry.plan.is_none()
+                    || step.depends_on.iter().all(|on| kept.contains(on.as_str()));
+                if done && ancestors {
+                    kept.insert(step.id.as_str());
+                }
+            }
+            if kept.len() == before {
+                break;
+            }
+        }
+        let own_id = start::run_id(&self.identity()).to_string();
+        let mut all = Vec::new();
+        for step in read.steps.iter().filter(|step| kept.contains(&*step.id)) {
+            let Some(mut reused) = self.earlier.reused(&step.id) else {
+                continue;
+            };
             let tool = judge.catalog.tool(&step.tool);
             let undone = step.compensate.is_some()
                 || tool.is_some_and(|tool| tool.tool.compensate.is_some());
             if !undone {
                 reused.input = None;
+            } else if let Some(newer) = self.earlier.taken_over_by(&step.id)
+                && *newer != own_id
+            {
+                let message = format!(
+                    "run `{newer}` has taken over step `{}`, and may have undone it: repeat that run",
+                    step.id
+                );
+                return Err(conflict(message));
             }
-            Some(reused)
-        });
-        Ok(reused.collect())
+            all.push(reused);
+        }
+        all.sort_by_key(|reused| self.earlier.place(&reused.step_id));
+        Ok(all)
     }
 
     /// Only the failed compensations, as a plan of their steps, whose own inputs are not needed.
@@ -351,7 +385,7 @@ fn problem(invalid: Invalid) -> Problem {
     Refusal::from(invalid).into_problem()
 }
 
-fn conflict(message: &'static str) -> Refusal {
+fn conflict(message: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::new(ItemStatus::Error, &INVALID_RETRY, message)
 }
 

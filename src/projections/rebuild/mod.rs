@@ -42,8 +42,8 @@ use super::{
     reject::SkipRejected,
     runs::RunRows,
     target::{
-        AUDIT, AUDIT_REBUILD, ODOO, ODOO_DLQ, ODOO_DLQ_REBUILD, ODOO_REBUILD, PROJECTION, REBUILD,
-        RUNS, RUNS_REBUILD, TASKS, TASKS_REBUILD, Target,
+        AUDIT, AUDIT_REBUILD, ODOO, ODOO_DLQ, ODOO_DLQ_REBUILD, ODOO_INGRESS, ODOO_INGRESS_REBUILD,
+        ODOO_REBUILD, PROJECTION, REBUILD, RUNS, RUNS_REBUILD, TASKS, TASKS_REBUILD, Target,
     },
     tasks::TaskRows,
 };
@@ -187,9 +187,10 @@ pub fn rebuild_tasks(
     job.run(connection)
 }
 
-/// As [`rebuild`], for `odoo.webhook_events`; `setup` names the topics `events` and `dlq`.
+/// As [`rebuild`], for `odoo.webhook_events`; `setup` names the topics `events` and `dlq`, and `ingress` is the third.
 pub fn rebuild_odoo(
     setup: &Setup,
+    ingress: &Arc<str>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Rebuilt, ProjectionError> {
     let parts = vec![
@@ -203,11 +204,17 @@ pub fn rebuild_odoo(
             rebuild: ODOO_DLQ_REBUILD,
             topic: Arc::clone(&setup.dlq),
         },
+        Part {
+            live: ODOO_INGRESS,
+            rebuild: ODOO_INGRESS_REBUILD,
+            topic: Arc::clone(ingress),
+        },
     ];
     let mut job = Job::new(setup, NewTables::Whole(ODOO_TABLES), parts, progress);
     let connection = job.prepare()?;
     job.load(OdooRows::completed(SUFFIX))?;
     job.load(OdooRows::failed(SUFFIX))?;
+    job.load(OdooRows::pending(SUFFIX))?;
     job.run(connection)
 }
 

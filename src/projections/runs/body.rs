@@ -60,6 +60,7 @@ pub(super) struct Body<'a> {
     #[serde(borrow)]
     pub(super) error: Option<&'a RawValue>,
     pub(super) paused_ms: Option<i64>,
+    pub(super) held_ms: Option<i64>,
 }
 
 /// Deserializes a member for which `null` is a value and not the same as absent.

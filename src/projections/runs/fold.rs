@@ -107,7 +107,11 @@ impl Run {
             "compensation_started" => self.compensating = true,
             "cancel_requested" => self.paused = false,
             "paused" => self.paused = true,
-            "resumed" => self.resume(body.paused_ms.unwrap_or_default()),
+            "resumed" => {
+                self.paused = false;
+                self.postpone(body.paused_ms.unwrap_or_default());
+            }
+            "run_released" => self.postpone(body.held_ms.unwrap_or_default()),
             "run_succeeded" => self.finish(RunStatus::Succeeded, at, body),
             "run_failed" => self.finish(RunStatus::Failed, at, body),
             "run_denied" => self.finish(RunStatus::Denied, at, body),
@@ -240,11 +244,10 @@ impl Run {
         step.changed = true;
     }
 
-    /// Postpones the expiry of open approvals by the length of the pause.
-    fn resume(&mut self, paused_ms: i64) {
-        self.paused = false;
+    /// Postpones the expiry of open approvals by the length of a pause or hold.
+    fn postpone(&mut self, ms: i64) {
         for approval in self.approvals.values_mut().filter(|a| a.open) {
-            approval.expires_at = approval.expires_at.saturating_add(paused_ms);
+            approval.expires_at = approval.expires_at.saturating_add(ms);
             approval.changed = true;
         }
     }
@@ -296,6 +299,8 @@ impl Run {
             "step_released" => step.undo.get_or_insert_default().phase = UndoPhase::Pending,
             "step_succeeded" => {
                 step.end(Phase::Succeeded, at);
+                // Higher if the call was held after it was sent.
+                step.attempts = step.attempts.max(attempt);
                 step.output = output();
                 step.error = None;
             }
@@ -336,6 +341,7 @@ impl Run {
             "compensation_succeeded" => {
                 let undo = step.undo.get_or_insert_default();
                 undo.phase = UndoPhase::Succeeded;
+                undo.attempts = undo.attempts.max(attempt);
                 undo.error = None;
             }
             "compensation_failed" => {

@@ -229,6 +229,7 @@ fn env(now: i64, hold: &dyn Fn(&Tool) -> Option<Hold>) -> Env<'_> {
         approve_above: 0.7,
         check_event: &|_, _| Ok(()),
         hold_start: false,
+        in_force: &|_| None,
         seed: 7,
     }
 }

@@ -15,8 +15,10 @@ use crate::{
 const OUTPUT_MAX: usize = 128 * 1024;
 
 impl Turn<'_> {
-    /// Repeats until nothing more can be done now.
-    pub(super) fn advance(&mut self) {
+    /// Repeats until nothing more can be done now. `woken`: by the run's timer, or a change of the controls. These fire after all records
+    /// that were in the log before, so only then do deadlines expire: a result, claim or decision that waits in the log takes
+    /// precedence over the deadline.
+    pub(super) fn advance(&mut self, woken: bool) {
         let plan = self.plan();
         let mut before = usize::MAX;
         while self.effects.events.len() != before {
@@ -26,7 +28,10 @@ impl Turn<'_> {
             if self.run.end.is_some() || paused {
                 return;
             }
-            self.expire(&plan);
+            self.stand_still(&plan);
+            if woken {
+                self.expire(&plan);
+            }
             self.release(&plan);
             if self.run.ending.is_some() {
                 self.unwind(&plan);
@@ -62,17 +67,24 @@ impl Turn<'_> {
 
     /// Expires attempts, approvals and the run whose deadline has passed.
     fn expire(&mut self, plan: &CompiledPlan) {
+        // Deadlines of approvals, signals and claims then stand still.
+        let held = self.run.held_since.is_some();
         for (index, step) in plan.steps.iter().enumerate() {
             let state = &self.run.steps[index];
             if state.phase == Phase::Running && self.is_due(state.due) {
-                self.attempt_timed_out(index, step);
-            } else if state.undo.phase == UndoPhase::Running && self.is_due(state.undo.due) {
+                if !(held && self.run.waits_for_others(index)) {
+                    self.attempt_timed_out(index, step);
+                }
+            } else if state.undo.phase == UndoPhase::Running
+                && self.is_due(state.undo.due)
+                && !(held && self.run.undo_waits_for_others(index))
+            {
                 self.compensation_timed_out(index, step);
             }
         }
         let now = self.env.now;
         let over = |run: &crate::saga::Run| {
-            let mut open = run.approvals.iter();
+            let mut open = run.approvals.iter().filter(|_| !held);
             let expired = open.find(|(_, request)| request.expires_at <= now);
             expired.map(|(approval, request)| (*approval, request.kind))
         };
@@ -90,7 +102,8 @@ impl Turn<'_> {
                 self.emit(Event::ApprovalDecided(decided));
             }
         }
-        if self.run.ending.is_none() && self.is_due(self.run.deadline) {
+        let still = self.run.still_since.is_some();
+        if self.run.ending.is_none() && !still && self.is_due(self.run.deadline) {
             let message = "the run took longer than its plan allows";
             self.fail_run(StepError::new("run_timeout", message));
         }
@@ -105,8 +118,10 @@ impl Turn<'_> {
         if !self.run.approved && !self.run.started.approve_run.is_empty() {
             return self.ask_about_run();
         }
+        // The timer fails the run, unless a record in the log ends it first.
+        let over = self.is_due(self.run.deadline);
         for (index, step) in plan.steps.iter().enumerate() {
-            if self.may_begin(index, step) {
+            if !over && self.may_begin(index, step) {
                 self.begin_step(index, step);
             }
             if self.run.ending.is_some() {

@@ -3,10 +3,13 @@
 use serde_json::Value;
 
 use super::Turn;
-use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Event, Json, RiskLane, StepError};
+use crate::runs::{
+    ApprovalKind, ApprovalRequest, CallKind, DEPTH_MAX, Event, Json, RiskLane, StepError,
+    Unreadable,
+};
 use crate::{
     base::clock::Millis,
-    plans::{Builtin, Context, RENDERED_MAX, Tool, Worker, jcs},
+    plans::{Builtin, Context, RENDERED_MAX, RenderError, Tool, Worker, jcs},
     saga::{
         compiled::{CompiledStep, Input},
         risk,
@@ -42,12 +45,19 @@ impl Turn<'_> {
         match &step.input {
             Input::Fixed(input) => Ok(input.clone()),
             Input::Template(template) => {
+                let invalid = |message: String| StepError::new("invalid_input", message);
                 let value = template
                     .render(&self.context(&step.refers), RENDERED_MAX)
-                    .map_err(|e| StepError::new("invalid_expression", e.to_string()))?;
-                step.check_input(&value)
-                    .map_err(|message| StepError::new("invalid_input", message))?;
-                Ok(Json::of(&value))
+                    .map_err(|error| match error {
+                        RenderError::TooDeep(_) => invalid(Unreadable::TooDeep.to_string()),
+                        error => StepError::new("invalid_expression", error.to_string()),
+                    })?;
+                step.check_input(&value).map_err(invalid)?;
+                let input = Json::of(&value);
+                if input.depth() > DEPTH_MAX {
+                    return Err(invalid(Unreadable::TooDeep.to_string()));
+                }
+                Ok(input)
             }
         }
     }
@@ -122,13 +132,15 @@ impl Turn<'_> {
         let state = &self.run.steps[index];
         let attempt = state.attempt + 1;
         let builtin = Self::builtin(step);
-        let limit_ms = match (builtin, &step.tool.worker) {
-            (Some(Builtin::Wait), _) => wait_ms(&input).unwrap_or(step.timeout_ms),
+        let waits = (builtin == Some(Builtin::Wait)).then(|| wait_ms(&input));
+        let mut deadline = match (waits, &step.tool.worker) {
+            (Some(Some(ms)), _) => self.after(ms),
+            // Unless the step has a time limit, the wait may take as long as the run.
+            (Some(None), _) => self.after(step.timeout_ms).min(self.run_until()),
             // Until a worker claims it.
-            (_, Worker::Claim) => queue_ms(&step.tool),
-            _ => step.timeout_ms,
+            (None, Worker::Claim) => self.after(queue_ms(&step.tool)),
+            (None, _) => self.after(step.timeout_ms),
         };
-        let mut deadline = self.after(limit_ms);
         if let Some(all) = self.all_attempts_until(state, step) {
             deadline = deadline.min(all);
         }
@@ -151,6 +163,12 @@ impl Turn<'_> {
             Some(Builtin::Wait) => self.take_signal(index, step),
             Some(Builtin::Http) | None => {}
         }
+    }
+
+    /// The deadline of the run, which is set with its first step.
+    fn run_until(&self) -> Millis {
+        let from_now = || self.after(self.run.plan().timeout_ms);
+        self.run.deadline.unwrap_or_else(from_now)
     }
 
     /// The deadline of all attempts together, counted from when the first was scheduled.

@@ -11,6 +11,9 @@ use crate::{
     },
 };
 
+/// How long a call is held if the report has no end.
+const HOLD_MS: u64 = 1_000;
+
 impl Turn<'_> {
     /// Why a call of this tool may not be sent now; `None`: it may. `until` is later than now, so that a hold cannot wake the run at once.
     pub(super) fn hold_of(&self, tool: &Tool) -> Option<Hold> {
@@ -28,6 +31,7 @@ impl Turn<'_> {
             kind,
             reason: hold.reason,
             until: hold.until,
+            maybe_called: false,
         });
     }
 
@@ -58,8 +62,14 @@ impl Turn<'_> {
         }
     }
 
-    /// A worker or effect reports that it did not make a call.
-    pub(super) fn held(&mut self, id: &str, kind: CallKind, attempt: u32, hold: Hold) {
+    /// A worker or effect reports that it did not make a call. A hold without an end gets one, because nothing would release it: only
+    /// holds by controls have none.
+    pub(super) fn held(
+        &mut self,
+        (id, kind, attempt): (&str, CallKind, u32),
+        hold: Hold,
+        maybe_called: bool,
+    ) {
         let plan = self.plan();
         let index = plan.index(id).filter(|_| self.run.end.is_none());
         let current = index.filter(|index| {
@@ -76,7 +86,13 @@ impl Turn<'_> {
             }
         });
         match current {
-            Some(index) => self.hold(&plan.steps[index], kind, hold),
+            Some(index) => self.emit(Event::StepHeld {
+                step_id: plan.steps[index].id.clone(),
+                kind,
+                reason: hold.reason,
+                until: Some(hold.until.unwrap_or_else(|| self.after(HOLD_MS))),
+                maybe_called,
+            }),
             None => self.effects.ignored = true,
         }
     }

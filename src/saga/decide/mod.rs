@@ -8,6 +8,7 @@
 //! | `advance` | which steps begin, which deadlines have passed, and when the run succeeds |
 //! | `attempt` | one attempt of a step: its input, approvals, sending it |
 //! | `hold` | calls that may not be sent now |
+//! | `stand_still` | deadlines that cannot be met because of a control |
 //! | `result` | the outcome of an attempt: results, time-outs, retries, incidents |
 //! | `unwind` | ending and compensating a run that does not succeed |
 //! | `people` | controls from outside: decisions, cancel, pause, resume, signals |
@@ -17,6 +18,7 @@ mod attempt;
 mod hold;
 mod people;
 mod result;
+mod stand_still;
 mod unwind;
 
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub struct Env<'a> {
     pub check_event: &'a dyn Fn(&str, &Value) -> Result<(), StepError>,
     /// A control does not let the run begin: it stays queued.
     pub hold_start: bool,
+    /// Since when a control is in force, by its name; `None`: it is not in force.
+    pub in_force: &'a dyn Fn(&str) -> Option<Millis>,
     /// The seed of the jitter of pauses; constant for a run.
     pub seed: u64,
 }
@@ -84,6 +88,8 @@ pub enum Input {
         attempt: u32,
         /// Why.
         hold: Hold,
+        /// The call is repeated after a crash, and may have reached its worker before.
+        maybe_called: bool,
     },
     /// A person has decided.
     Decision {
@@ -130,7 +136,8 @@ pub enum Input {
         /// Its data.
         data: Json,
     },
-    /// Time has passed, or controls have changed.
+    /// Time has passed, or controls have changed, and all records that were in the log before have been processed. Deadlines expire with
+    /// this input only.
     Wake,
 }
 
@@ -150,7 +157,7 @@ pub struct CallResult {
 /// The outcome of an attempt.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outcome {
-    /// It succeeded, with this output.
+    /// It succeeded, with this output, which was not checked beyond the JSON grammar.
     Succeeded(Json),
     /// It failed.
     Failed {
@@ -210,6 +217,23 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All refusals, in the order of their declaration.
+    pub const ALL: [Self; 13] = [
+        Self::Ended,
+        Self::Compensating,
+        Self::Ending,
+        Self::Cancelling,
+        Self::Paused,
+        Self::NotPaused,
+        Self::NotOpen,
+        Self::NoSuchDecision,
+        Self::InputChanged,
+        Self::InvalidInput,
+        Self::OutputTooLarge,
+        Self::SelfApproval,
+        Self::SignalsFull,
+    ];
+
     /// The stable code.
     pub const fn code(self) -> &'static str {
         match self {
@@ -254,16 +278,17 @@ pub fn start(
     turn.emit(Event::PlanReady(Box::new(ready)));
     turn.refuse_blocked_tools();
     turn.take_over();
-    turn.advance();
+    turn.advance(false);
     let effects = turn.effects;
     (run, effects)
 }
 
 /// Processes one input.
 pub fn decide(run: &mut Run, input: Input, env: &Env<'_>) -> Effects {
+    let woken = matches!(input, Input::Wake) || planted(Bug::DeadlineBeforeRecords);
     let mut turn = Turn::new(run, env);
     turn.take(input);
-    turn.advance();
+    turn.advance(woken);
     turn.effects
 }
 
@@ -329,7 +354,8 @@ impl<'a> Turn<'a> {
                 kind,
                 attempt,
                 hold,
-            } => self.held(&step, kind, attempt, hold),
+                maybe_called,
+            } => self.held((&step, kind, attempt), hold, maybe_called),
             Input::Wake => {}
             input => self.person(input),
         }

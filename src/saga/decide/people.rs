@@ -3,7 +3,7 @@
 use super::{Input, Refusal, Turn, attempt::awaited};
 use crate::runs::{ApprovalKind, Decided, Decision, Event, Json};
 use crate::{
-    plans::{Builtin, RENDERED_MAX},
+    plans::{Builtin, RENDERED_MAX, jcs},
     saga::{
         compiled::CompiledStep,
         run::{EndKind, Phase, SIGNAL_BYTES_MAX, SIGNALS_MAX},
@@ -118,19 +118,23 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Whether the input repeats a decision that the same person made before, which changes nothing.
+    /// Whether the input repeats a decision that the same person made before, with the same value, which changes nothing.
     fn repeats_decision(&self, input: &Input) -> bool {
         let Input::Decision {
             approval,
             decision,
             by,
+            value,
             ..
         } = input
         else {
             return false;
         };
         let before = self.run.decided.get(approval);
-        before.is_some_and(|(made, who)| made == decision && who == by)
+        before.is_some_and(|(made, who)| made == decision && who == by) && {
+            let value = value.as_ref().map(|value| jcs::hash(&value.value()));
+            self.run.decided_values.get(approval) == value.as_ref()
+        }
     }
 
     fn decision(&mut self, input: Input) -> Result<(), Refusal> {

@@ -19,7 +19,8 @@ pub(super) const OUTPUT_MAX: usize = 128 * 1024;
 const OUTPUTS_MAX: usize = 8 * 1024 * 1024;
 const NO_ANSWER: &str = "no_answer";
 /// Errors of a call that succeeded, but whose output cannot be stored: the call has had its effect.
-const UNKEPT: [&str; 2] = ["output_too_large", "invalid_output"];
+const UNKEPT: [&str; 2] = ["output_too_large", INVALID_OUTPUT];
+const INVALID_OUTPUT: &str = "invalid_output";
 /// The maximum of `Retry-After`: an hour.
 const RETRY_AFTER_MAX_MS: u64 = 3_600_000;
 
@@ -85,13 +86,19 @@ impl Turn<'_> {
         }
         let state = &self.run.steps[index];
         let current = state.phase == Phase::Running && state.attempt == attempt;
+        // It was sent before it was held.
+        let held = state.phase == Phase::Held && state.attempt + 1 == attempt;
         let twice = state.phase == Phase::Succeeded && planted(Bug::AcceptsSecondResult);
         match outcome {
-            Ok(output) if current || twice => {
-                self.succeed_step(index, step, (attempt, output), None);
-            }
-            Ok(output) if is_late_success(state, attempt) => {
-                self.succeed_step(index, step, (attempt, output), None);
+            Ok(output) if current || held || twice || is_late_success(state, attempt) => {
+                match Json::read(output.text().as_bytes()) {
+                    Ok(output) => self.succeed_step(index, step, (attempt, output), None),
+                    Err(why) => {
+                        let message = format!("its output cannot be stored: {why}");
+                        let error = StepError::new(INVALID_OUTPUT, message);
+                        self.fail_step(index, step, error, true);
+                    }
+                }
             }
             Err(failure) if current => self.attempt_failed(index, step, failure),
             _ => return false,
@@ -108,7 +115,10 @@ impl Turn<'_> {
         outcome: Result<Json, Failure>,
     ) -> bool {
         let undo = &self.run.steps[index].undo;
-        if undo.phase != UndoPhase::Running || undo.attempt != attempt {
+        let current = undo.phase == UndoPhase::Running && undo.attempt == attempt;
+        // It was sent before it was held.
+        let held = undo.phase == UndoPhase::Held && undo.attempt + 1 == attempt;
+        if !(current || held && outcome.is_ok()) {
             return false;
         }
         match outcome {
@@ -138,7 +148,8 @@ impl Turn<'_> {
         if let Err(error) = self.check_output_size(&output) {
             return self.fail_step(index, step, error, true);
         }
-        let late = self.run.steps[index].phase != Phase::Running;
+        let phase = self.run.steps[index].phase;
+        let late = !matches!(phase, Phase::Running | Phase::Held);
         self.emit(Event::StepSucceeded {
             step_id: step.id.clone(),
             attempt,
@@ -375,6 +386,8 @@ fn is_late_success(state: &StepState, attempt: u32) -> bool {
         Phase::Failed | Phase::Unknown | Phase::Cancelled
     );
     let undone = state.undo.phase.is_final() || state.undo.phase == UndoPhase::Running;
-    let made = (1..=state.attempt).contains(&attempt);
+    // The last attempt may have been sent before it was held.
+    let last = state.attempt + u32::from(state.unanswered);
+    let made = (1..=last).contains(&attempt);
     ended && made && !undone && !planted(Bug::DropsLateSuccess)
 }

@@ -70,7 +70,9 @@ impl Turn<'_> {
                         self.cancel_step(step);
                     }
                 }
-                Phase::Pending | Phase::Held | Phase::Retry if state.attempt > 0 => {
+                Phase::Pending | Phase::Held | Phase::Retry
+                    if state.attempt > 0 || state.unanswered =>
+                {
                     self.end_attempts(index, step);
                 }
                 Phase::Pending | Phase::Held | Phase::Retry => self.cancel_step(step),
@@ -204,14 +206,18 @@ impl Turn<'_> {
             Input::Fixed(input) => return Ok(input.clone()),
             Input::Template(template) => template,
         };
-        let value = template
-            .render(&self.undo_context(index, step, compensation), RENDERED_MAX)
-            .map_err(|e| StepError::new("invalid_expression", e.to_string()))?;
+        let context = self.undo_context(index, step, compensation);
+        let value = match self.run.steps[index].phase {
+            Phase::Succeeded => template.render(&context, RENDERED_MAX),
+            // No output was stored, or a person gave one: a missing member must not prevent the call.
+            _ => template.render_leniently(&context, RENDERED_MAX),
+        };
+        let value = value.map_err(|e| StepError::new("invalid_expression", e.to_string()))?;
         Ok(Json::of(&value))
     }
 
     /// The context of a compensation's expressions: that of the step, and the input and output of the step as `step` and under
-    /// its id. The output of an `unknown` step is null.
+    /// its id. The output is null if the step is `unknown`, or its output cannot be stored.
     fn undo_context(
         &self,
         index: usize,

@@ -37,6 +37,7 @@ impl Environment<'_> {
         } = *self;
         let holding = controls.filter(|controls| !holds::hold_nothing(controls));
         let hold = |tool: &Tool| holds::hold(holding?, tool);
+        let in_force = |control: &str| holds::since(holding?, control, now);
         let check_event = |step: &str, input: &serde_json::Value| {
             let key = idempotency_key(&about.run_id, step, CallKind::Execute);
             emitted::record(&Emitter::of(about), &key, input, now).map(|_| ())
@@ -48,6 +49,7 @@ impl Environment<'_> {
             approve_above: settings.approve_above,
             check_event: &check_event,
             hold_start: holds::start(controls, about),
+            in_force: &in_force,
             seed: xxh3_64(about.run_id.as_bytes()),
         })
     }

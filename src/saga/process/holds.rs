@@ -2,7 +2,8 @@
 
 use super::live::About;
 use crate::{
-    controls::{Emergency, EmergencyState},
+    base::clock::Millis,
+    controls::{Emergency, EmergencyState, KILL_SWITCH},
     plans::{Builtin, Kind, Tool, Worker},
     saga::Hold,
 };
@@ -38,13 +39,21 @@ fn works_outside(tool: &Tool) -> bool {
     }
 }
 
-/// Whether a call may change something outside: events, and every tool of a worker that is not of kind `read`.
-fn changes_something(tool: &Tool) -> bool {
-    match tool.worker {
-        Worker::Builtin(Builtin::Noop | Builtin::Wait | Builtin::Approve) => false,
-        Worker::Builtin(Builtin::Emit) => true,
-        _ => tool.kind != Some(Kind::Read),
+/// Since when a control is in force, by its name; `None`: it is not in force.
+pub(super) fn since(controls: &Emergency, control: &str, now: Millis) -> Option<Millis> {
+    if control == KILL_SWITCH && !controls.kill_switch() {
+        return None;
     }
+    match controls.state.since.get(control) {
+        Some(since) => Some(Millis(since.at).min(now)),
+        None => (control == KILL_SWITCH).then_some(now),
+    }
+}
+
+/// Whether a call may change something outside: that of every tool that is executed by a worker and not of kind `read`. An event changes
+/// nothing by itself: what it triggers is held at its own calls.
+fn changes_something(tool: &Tool) -> bool {
+    works_outside(tool) && tool.kind != Some(Kind::Read)
 }
 
 /// The controls with the state of a record.

@@ -1,10 +1,14 @@
 //! Decodes records of `commands` into inputs of the core.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
+    base::clock::Millis,
     commands::{
         Command,
         control::{CANCEL, Cancel, DECISION, Decide, PAUSE, RESUME, SIGNAL, Signal},
@@ -14,7 +18,7 @@ use crate::{
         start,
     },
     controls::EmergencyState,
-    runs::{Json, StepError},
+    runs::{DEPTH_MAX, Json, StepError, Unreadable},
     saga::{CallResult, Hold, Input, Outcome},
     stream::Rejected,
 };
@@ -25,6 +29,8 @@ const CONTROLS: &str = "controls";
 /// The maximum size of the code and the message of a worker's error, in bytes; longer ones are cut.
 const CODE_MAX: usize = 128;
 const MESSAGE_MAX: usize = 2048;
+/// The minimum time for which a worker on Kafka can hold a call.
+const HOLD_MIN_MS: i64 = 1_000;
 
 /// A decoded record.
 #[expect(
@@ -52,9 +58,24 @@ pub(super) struct RunInput {
     pub(super) input: Input,
     /// The sender; `None` for workers.
     pub(super) by: Option<By>,
+    /// Whether a producer on Kafka wrote it: nobody has checked it against the emergency controls yet.
+    pub(super) foreign: bool,
+}
+
+impl RunInput {
+    /// Bounds the hold of a worker on Kafka from below, so that the call is not sent again at once.
+    pub(super) fn bound_hold(&mut self, now: Millis) {
+        if let Input::Held { hold, .. } = &mut self.input
+            && self.foreign
+        {
+            let soonest = Millis(now.0.saturating_add(HOLD_MIN_MS));
+            hold.until = hold.until.map(|until| until.max(soonest));
+        }
+    }
 }
 
 /// The sender of a control.
+#[derive(Clone)]
 pub(super) struct By {
     pub(super) principal: String,
     pub(super) on_behalf_of: Option<String>,
@@ -110,6 +131,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
                     reason: cut(held.reason, CODE_MAX),
                     until: held.until,
                 },
+                maybe_called: held.maybe_called,
             };
             (HELD, input)
         }
@@ -136,10 +158,14 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
         RESUME => (RESUME, Input::Resume { by }),
         SIGNAL => {
             let Signal { signal: name, data } = body(command)?;
+            check_depth("data", &data)?;
             (SIGNAL, Input::Signal { by, name, data })
         }
         DECISION => {
             let decide: Decide = body(command)?;
+            if let Some(value) = &decide.value {
+                check_depth("value", value)?;
+            }
             let input = Input::Decision {
                 approval: decide.approval,
                 decision: decide.decision,
@@ -163,6 +189,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             principal: command.principal.clone(),
             on_behalf_of: command.on_behalf_of.clone(),
         }),
+        foreign: !ours,
     }))
 }
 
@@ -176,11 +203,33 @@ fn body<T: DeserializeOwned>(command: &Command) -> Result<T, Rejected> {
         .map_err(|e| invalid(format_args!("the body of kind `{}`: {e}", command.kind)))
 }
 
+/// Checks that a run can store a value.
+fn check_depth(name: &str, value: &Json) -> Result<(), Rejected> {
+    if value.depth() > DEPTH_MAX {
+        return Err(invalid(format_args!("`{name}`: {}", Unreadable::TooDeep)));
+    }
+    Ok(())
+}
+
+/// Whether a JSON record is a result. The other members are skipped, so that an unreadable output fails the step and not the record.
+#[derive(Deserialize)]
+struct OfResult {
+    #[serde(default)]
+    outcome: Option<IgnoredAny>,
+}
+
+impl OfResult {
+    fn is_one(value: &[u8]) -> bool {
+        // Serde would accept an array of the fields, too.
+        let object = value.trim_ascii_start().first() == Some(&b'{');
+        object && serde_json::from_slice(value).is_ok_and(|of: Self| of.outcome.is_some())
+    }
+}
+
 /// Decodes JSON of a producer on Kafka: a result if it has an `outcome`, else a record of the kind in `kind`, with the fields of
 /// that kind next to it.
 fn foreign(value: &[u8]) -> Result<Message, Rejected> {
-    let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;
-    if json.contains_key("outcome") {
+    if OfResult::is_one(value) {
         // Parsed again into each type.
         let of: OfRun = serde_json::from_slice(value).map_err(invalid)?;
         let outcome: StepResult = serde_json::from_slice(value).map_err(invalid)?;
@@ -190,8 +239,10 @@ fn foreign(value: &[u8]) -> Result<Message, Rejected> {
             kind: RESULT,
             input: result(outcome),
             by: None,
+            foreign: true,
         }));
     }
+    let mut json: Map<String, Value> = serde_json::from_slice(value).map_err(invalid)?;
     let mut text = |name: &str| match json.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -281,6 +332,43 @@ mod tests {
         assert_eq!(pause.input, Input::Pause { by: "ann".into() });
         assert_eq!(pause.tenant.as_deref(), Some("acme"));
         assert_eq!(pause.by.unwrap().principal, "ann");
+    }
+
+    #[test]
+    fn values_that_a_run_cannot_store_are_refused_but_outputs_are_checked_by_the_run() {
+        let id = "0198c1d2-0000-7000-8000-000000000001";
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        for (levels, good) in [(64, true), (65, false), (120, false), (1000, false)] {
+            let deep = nested(levels);
+            for record in [
+                format!(r#"{{"run_id":"{id}","kind":"signal","signal":"go","data":{deep}}}"#),
+                format!(
+                    r#"{{"run_id":"{id}","kind":"decision","approval":3,"decision":"skip","value":{deep}}}"#
+                ),
+            ] {
+                let rejected = match read(record.as_bytes()) {
+                    Ok(_) => None,
+                    Err(rejected) => Some(rejected.code),
+                };
+                let expected = (!good).then_some("invalid_command");
+                assert_eq!(rejected.as_deref(), expected, "{levels}: {record}");
+            }
+        }
+        for output in [&*nested(1000), r#""\ud800""#, "1e400"] {
+            let record = format!(
+                r#"{{"run_id":"{id}","step_id":"pay","attempt":1,"outcome":"succeeded","output":{output}}}"#
+            );
+            let Ok(Message::Run(message)) = read(record.as_bytes()) else {
+                panic!("{record}");
+            };
+            let Input::Result(result) = message.input else {
+                panic!("{record}");
+            };
+            let Outcome::Succeeded(kept) = result.outcome else {
+                panic!("{record}");
+            };
+            assert_eq!(kept.text(), output);
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! | `counts` | metrics |
 //! | `live` | the cache of runs in memory |
 //! | `rows` | the tables of keyed state |
-//! | `notices` | audit entries, and events about runs |
+//! | `notices` | events about runs |
+//! | `audited` | audit entries |
 //! | `outputs` | the records that follow from events |
 //! | `tasks` | records about the state of claimable tasks |
 //! | `emitted` | the events of `emit` |
@@ -20,6 +21,7 @@
 //! | `holds` | which calls the emergency controls hold |
 //! | `view` | a run as readers see it |
 
+mod audited;
 mod begin;
 mod compile;
 mod counts;

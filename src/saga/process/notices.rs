@@ -1,12 +1,11 @@
-//! Records for others than workers and readers of runs: audit entries, and events about runs on `ingress`.
+//! Events about runs on `ingress`.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{begin::Origin, live::About};
+use super::live::About;
 use crate::{
-    audit::{Entry, Outcome, START},
-    base::{clock::Millis, id::Tenant},
-    commands::{Command, depth},
+    base::clock::Millis,
+    commands::depth,
     envelope::{Form, avro::encode_ingress, parse_structured},
     log::Record,
     runs::{ApprovalRequest, Event},
@@ -15,49 +14,6 @@ use crate::{
 
 /// The source of events about runs.
 const SOURCE: &str = "/omnilink/runs";
-
-/// The audit entry about a control or decision that an ended run has refused, or about a start with the identity of another one.
-pub(super) fn refused(
-    tenant: &Tenant,
-    run_id: &str,
-    (action, code): (&str, &str),
-    (principal, on_behalf_of): (&str, Option<&str>),
-    now: Millis,
-) -> Entry {
-    let mut detail = Map::new();
-    detail.insert("code".into(), code.into());
-    Entry::new(Some(tenant), action, Outcome::Failed, now)
-        .by(principal, on_behalf_of)
-        .resource("run", run_id)
-        .detail(detail)
-}
-
-/// The entry about a start that no request has recorded: that of an event, a time or a Kafka producer. `position`: that of its record, as
-/// in the history.
-pub(super) fn started(
-    command: &Command,
-    origin: &Origin,
-    status: &str,
-    position: &str,
-    now: Millis,
-) -> Entry {
-    let fields: [(&str, &str); 6] = [
-        ("request_id", position),
-        ("run_id", &command.run_id),
-        ("kind", origin.request.name()),
-        ("type", &origin.kind),
-        ("source", &origin.source),
-        ("status", status),
-    ];
-    let detail = fields
-        .into_iter()
-        .map(|(name, text)| (name.to_owned(), Value::from(text)));
-    let tenant = Tenant::new(&command.tenant).ok();
-    Entry::new(tenant.as_ref(), START, Outcome::Ok, now)
-        .by(&command.principal, command.on_behalf_of.as_deref())
-        .resource("run", &command.run_id)
-        .detail(detail.collect())
-}
 
 /// The event about a request for a decision.
 pub(super) fn approval_requested(

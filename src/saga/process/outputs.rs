@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
+    audited,
     emitted::{self, Emitter},
     live::About,
     notices,
@@ -37,6 +38,9 @@ pub(super) fn write(
         let record = record.encode().map_err(encode_failed)?;
         cx.emit_here(&names.runs, record);
         tasks::follow(names, about, run, event, cx)?;
+        if let Some(entry) = audited::of_event(about, run, event, now) {
+            cx.emit(&names.audit, entry.encode().map_err(encode_failed)?);
+        }
         match event {
             Event::StepScheduled {
                 step_id,

@@ -58,7 +58,7 @@ pub(super) fn follow(
             }
             None => Ok(()),
         },
-        Event::Paused { .. } | Event::Resumed { .. } => {
+        Event::Paused { .. } | Event::Resumed { .. } | Event::RunReleased { .. } => {
             let state = match event {
                 Event::Paused { .. } => TaskState::Paused,
                 _ => TaskState::Resumed,

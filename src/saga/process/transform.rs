@@ -7,14 +7,14 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
-    Settings, begin,
+    Settings, audited, begin,
     compile::Plans,
     counts::{Counts, Meters},
     environment::Environment,
     holds,
-    inbox::{self, Message, RunInput},
+    inbox::{self, By, Message, RunInput},
     live::{About, Hot, Live},
-    notices, outputs,
+    outputs,
     rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
     view,
 };
@@ -182,19 +182,23 @@ impl Runs {
             let same = known == stub(begun.about.tenant.as_str(), &begun.body_hash);
             if !same {
                 let about = ("start", "identity_mismatch");
-                let by = (&*command.principal, command.on_behalf_of.as_deref());
-                let entry = notices::refused(&begun.about.tenant, &command.run_id, about, by, now);
+                let by = By {
+                    principal: command.principal.clone(),
+                    on_behalf_of: command.on_behalf_of.clone(),
+                };
+                let tenant = Some(&begun.about.tenant);
+                let entry = audited::refused(tenant, &command.run_id, about, &by, now);
                 self.audit(&entry, cx)?;
             } else if let Some(origin) = begun.origin.filter(|origin| origin.is_sent_once) {
                 let entry =
-                    notices::started(&command, &origin, DUPLICATE, &source.causation(), now);
+                    audited::started(&command, &origin, DUPLICATE, &source.causation(), now);
                 self.audit(&entry, cx)?;
             }
             self.answer(run, source, Answer::Duplicate { same });
             return Ok(());
         }
         if let Some(origin) = &begun.origin {
-            let entry = notices::started(&command, origin, ACCEPTED, &source.causation(), now);
+            let entry = audited::started(&command, origin, ACCEPTED, &source.causation(), now);
             self.audit(&entry, cx)?;
         }
         let about = begun.about;
@@ -245,34 +249,45 @@ impl Runs {
         let key = *run.as_bytes();
         if !self.load(key, cx)? {
             let answer = match self.ended.get(&Identity(key), cx.now())? {
-                Some(stub) if is_of(&stub, message.tenant.as_deref()) => {
-                    self.audit_refused(&message, Refusal::Ended, cx)?;
-                    refused(Refusal::Ended)
-                }
+                Some(stub) if is_of(&stub, message.tenant.as_deref()) => refused(Refusal::Ended),
                 _ => Answer::UnknownRun,
             };
             self.counts.ignored += 1;
+            self.audit_refused(&message, None, &answer, cx)?;
             self.answer(run, source, answer);
             return Ok(());
         }
         let Some(live) = self.hot.get(&key) else {
             return Ok(());
         };
-        let tenant = message.tenant.as_deref();
-        if tenant.is_some_and(|tenant| tenant != live.about.tenant.as_str()) {
-            self.answer(run, source, Answer::UnknownRun);
+        let owner = live.about.tenant.clone();
+        let of_other = |tenant: &String| tenant != owner.as_str();
+        let refused_at_once = if message.tenant.as_ref().is_some_and(of_other) {
+            Some(Answer::UnknownRun)
+        } else {
+            let controls = self.controls.as_ref();
+            controls.and_then(|controls| audited::forbidden(controls, &message))
+        };
+        if let Some(answer) = refused_at_once {
+            self.audit_refused(&message, Some(&owner), &answer, cx)?;
+            self.answer(run, source, answer);
             return Ok(());
         }
+        message.bound_hold(cx.now());
+        let control = audited::Control::of(&message).filter(|_| message.foreign);
         let input = std::mem::replace(&mut message.input, Input::Wake);
         let effects = self.decide(key, input, &source.causation(), cx)?;
-        if effects.refused == Some(Refusal::Ended) {
-            self.audit_refused(&message, Refusal::Ended, cx)?;
-        }
         let answer = match effects.refused {
             Some(refusal) => refused(refusal),
             None if effects.ignored => Answer::Ignored,
             None => Answer::Done,
         };
+        match control {
+            Some(control) if answer == Answer::Done => {
+                self.audit(&control.done(&owner, run, cx.now()), cx)?;
+            }
+            _ => self.audit_refused(&message, Some(&owner), &answer, cx)?,
+        }
         self.answer(run, source, answer);
         self.after(run, &effects);
         Ok(())
@@ -320,23 +335,28 @@ impl Runs {
         Ok(effects)
     }
 
-    /// Writes an audit entry about what an ended run refused. Its history ends with its last record, so it cannot show the refusal.
+    /// Writes the audit entry about what a run refused. `owner`: the tenant of the run, if the run is known.
     fn audit_refused(
         &self,
         message: &RunInput,
-        refusal: Refusal,
+        owner: Option<&Tenant>,
+        answer: &Answer,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let (Some(by), Some(tenant)) = (&message.by, &message.tenant) else {
+        let code = match answer {
+            Answer::Refused { code, .. } => *code,
+            Answer::UnknownRun => audited::UNKNOWN_RUN,
+            _ => return Ok(()),
+        };
+        let Some(by) = &message.by else {
             return Ok(());
         };
-        let Ok(tenant) = Tenant::new(tenant) else {
-            return Ok(());
-        };
-        let run_id = message.run.to_string();
-        let about = (message.kind, refusal.code());
-        let by = (&*by.principal, by.on_behalf_of.as_deref());
-        let entry = notices::refused(&tenant, &run_id, about, by, cx.now());
+        // The sender's tenant, if the message has one.
+        let named = message.tenant.as_deref().map(Tenant::new).transpose();
+        let named = named.ok().flatten();
+        let tenant = named.as_ref().or(owner);
+        let about = (message.kind, code);
+        let entry = audited::refused(tenant, &message.run.to_string(), about, by, cx.now());
         self.audit(&entry, cx)
     }
 

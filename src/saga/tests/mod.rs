@@ -4,11 +4,16 @@
 //! |---|---|
 //! | `rules` | single rules |
 //! | `edges`, `sizes` | rules at their edges: pauses, holds, late results, decisions, sizes |
+//! | `controls` | holds, and deadlines that stand still |
+//! | `deadlines`, `depth`, `undo_inputs` | records take precedence over deadlines; nested values; inputs of compensations |
 //! | `model/` | a small reference model of a run |
 //! | `stories` | random plans and stimuli |
 //! | `pair` | a run and its model, compared after each input |
 //! | `random` | many random runs; planted bugs must be found |
 
+mod controls;
+mod deadlines;
+mod depth;
 mod edges;
 mod model;
 mod pair;
@@ -16,6 +21,7 @@ mod random;
 mod rules;
 mod sizes;
 mod stories;
+mod undo_inputs;
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -54,6 +60,8 @@ struct Case {
     history: Vec<(Event, Millis)>,
     now: i64,
     held: RefCell<Option<Hold>>,
+    /// Since when the kill switch is on, or another control is in force, by its name.
+    in_force: RefCell<Option<(&'static str, i64)>>,
     approval_expiry_ms: u64,
 }
 
@@ -92,6 +100,7 @@ impl Case {
             history: effects.events.into_iter().map(|e| (e, Millis(0))).collect(),
             now: 0,
             held,
+            in_force: RefCell::default(),
             approval_expiry_ms,
         }
     }
@@ -103,8 +112,14 @@ impl Case {
             let own = matches!(tool.worker, Worker::Builtin(_));
             held.clone().filter(|_| !own)
         };
+        let in_force = *self.in_force.borrow();
+        let in_force = |name: &str| {
+            let (_, since) = in_force.filter(|(control, _)| *control == name)?;
+            Some(Millis(since))
+        };
         let env = Env {
             approval_expiry_ms: self.approval_expiry_ms,
+            in_force: &in_force,
             ..env(self.now, &hold)
         };
         let effects = decide(&mut self.run, input, &env);
@@ -168,6 +183,7 @@ fn env(now: i64, hold: &dyn Fn(&Tool) -> Option<Hold>) -> Env<'_> {
             None => Err(StepError::new("missing_type", "it has no type")),
         },
         hold_start: false,
+        in_force: &|_| None,
         seed: 7,
     }
 }

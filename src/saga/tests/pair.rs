@@ -33,6 +33,8 @@ pub(super) struct Pair {
     over: Vec<Call>,
     /// The `seq` of the records that requested decisions, in order.
     asked: Vec<u64>,
+    /// Time has passed, and the timer has not fired since.
+    away: bool,
 }
 
 pub(super) type Checked = Result<(), String>;
@@ -111,6 +113,7 @@ impl Pair {
             open: Vec::new(),
             over: Vec::new(),
             asked: Vec::new(),
+            away: false,
         };
         pair.see(0);
         pair.compare()?;
@@ -144,8 +147,12 @@ impl Pair {
 
     fn tell(&mut self, input: Input) -> Effects {
         let from = self.case.history.len();
+        // During a pause no deadline expires.
+        self.away &= input != Input::Wake || self.case.run.paused_at.is_some();
         let effects = self.case.tell(input);
         self.see(from);
+        // After any input, refused ones included, the run does what has become possible with time.
+        self.model.settle();
         effects
     }
 
@@ -161,6 +168,13 @@ impl Pair {
                 self.case.now += seconds * 1000;
                 self.tell(Input::Wake);
             }
+            Stimulus::Away(seconds) => {
+                self.model.pass(seconds);
+                self.case.now += seconds * 1000;
+                self.away = true;
+                // Its effects are compared after the next input.
+                return Ok(());
+            }
             Stimulus::Result(at, says) if !self.open.is_empty() => {
                 let call = self.open.swap_remove(at.index(self.open.len()));
                 self.over.push(call);
@@ -170,12 +184,12 @@ impl Pair {
                 let call = self.over[at.index(self.over.len())];
                 self.result(call, says)?;
             }
-            Stimulus::Held(at, seconds) if !self.open.is_empty() => {
+            Stimulus::Held(at, seconds, maybe_called) if !self.open.is_empty() => {
                 let call = self.open.swap_remove(at.index(self.open.len()));
+                self.over.push(call);
                 let until = self.case.now / 1000 + seconds;
-                let taken = self
-                    .model
-                    .was_held(call.step, call.undo, call.attempt, until);
+                let of = (call.step, call.undo, call.attempt);
+                let taken = self.model.was_held(of, until, maybe_called);
                 let hold = Hold {
                     reason: "breaker".into(),
                     until: Some(Millis(until * 1000)),
@@ -185,6 +199,7 @@ impl Pair {
                     kind: kind(call.undo),
                     attempt: call.attempt,
                     hold,
+                    maybe_called,
                 });
                 agree("held", &!effects.ignored, &taken)?;
             }
@@ -303,11 +318,8 @@ impl Pair {
                 let number = core.as_i64().unwrap_or_default();
                 agree(&place("output"), &number, &output)?;
             }
-            if core
-                .due
-                .is_some_and(|due| due.0 <= clock && run.paused_at.is_none())
-                && !run.has_ended()
-            {
+            let due = core.due.is_some_and(|due| due.0 <= clock);
+            if due && run.paused_at.is_none() && !run.has_ended() && !self.away {
                 return Err(place("its time is over, and nothing happened"));
             }
         }

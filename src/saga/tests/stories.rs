@@ -12,12 +12,14 @@ use super::model::{Action, Choice, Condition, EXPIRY, Plan, Reused, Step, Worker
 #[derive(Clone, Debug)]
 pub(super) enum Stimulus {
     Wait(i64),
+    /// Time passes, and the next input comes before the timer.
+    Away(i64),
     /// A result of an open call, or of a call that was never made.
     Result(prop::sample::Index, WorkerAnswer),
     /// Another result of a call that was answered before.
     Repeat(prop::sample::Index, WorkerAnswer),
-    /// A call is reported as not made.
-    Held(prop::sample::Index, i64),
+    /// A call is reported as not made, or as not made this time.
+    Held(prop::sample::Index, i64, bool),
     Decide(prop::sample::Index, Choice, bool),
     Cancel(bool),
     Pause,
@@ -157,8 +159,9 @@ fn stimulus() -> impl Strategy<Value = Stimulus> {
     prop_oneof![
         8 => (index(), says()).prop_map(|(at, says)| Stimulus::Result(at, says)),
         3 => (index(), says()).prop_map(|(at, says)| Stimulus::Repeat(at, says)),
-        4 => wait.prop_map(Stimulus::Wait),
-        1 => (index(), 1_i64..10).prop_map(|(at, seconds)| Stimulus::Held(at, seconds)),
+        4 => wait.clone().prop_map(Stimulus::Wait),
+        2 => wait.prop_map(Stimulus::Away),
+        1 => (index(), 1_i64..10, any::<bool>()).prop_map(|(at, seconds, maybe)| Stimulus::Held(at, seconds, maybe)),
         3 => (index(), decides, prop::bool::weighted(0.1)).prop_map(|(at, decides, by)| Stimulus::Decide(at, decides, by)),
         1 => prop::bool::weighted(0.8).prop_map(Stimulus::Cancel),
         1 => Just(Stimulus::Pause),

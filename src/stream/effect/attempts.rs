@@ -57,10 +57,11 @@ impl Attempts {
     }
 
     /// Calls until success, or until the record is a dead letter; then returns the code.
-    pub(super) async fn run(&self, input: &Fetched) -> Option<&'static str> {
+    pub(super) async fn run(&self, input: &Fetched, repeated: bool) -> Option<&'static str> {
         let mut attempt = 0;
         let failed = loop {
-            let Err(failed) = self.call(input.clone()).await else {
+            let repeated = repeated || attempt > 0;
+            let Err(failed) = self.call(input.clone(), repeated).await else {
                 return None;
             };
             attempt += 1;
@@ -82,9 +83,10 @@ impl Attempts {
         Some(failed.code)
     }
 
-    async fn call(&self, input: Fetched) -> Result<(), Failed> {
+    async fn call(&self, input: Fetched, repeated: bool) -> Result<(), Failed> {
         // The call may panic before it returns its future.
-        let calling = AssertUnwindSafe(async { self.effect.call(input).await }).catch_unwind();
+        let calling =
+            AssertUnwindSafe(async { self.effect.call(input, repeated).await }).catch_unwind();
         match tokio::time::timeout(self.deadline, calling).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(panic)) => Err(Failed {

@@ -37,8 +37,10 @@ use crate::{
 /// Processes one record. Returns when the work is done and its results are durable in the log; it has its own rules for retries.
 pub trait Effect: Send + Sync + 'static {
     /// Does the work. Called again with the same record after a crash, a panic or a cancellation at its deadline, even if the work was
-    /// done. It must not block its thread, because a deadline only ends calls that await.
-    fn call(&self, input: Fetched) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+    /// done: then `repeated` is true. It is also true of records that an earlier owner of the partition may have read, called or not. It
+    /// must not block its thread, because a deadline only ends calls that await.
+    fn call(&self, input: Fetched, repeated: bool)
+    -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 /// The dependencies and limits of an effect.
@@ -146,6 +148,8 @@ struct PartitionCalls {
     /// Offsets of unfinished calls: the low-water mark is before the first.
     running: BTreeSet<u64>,
     read_to: u64,
+    /// Records before it may have been called by an earlier owner.
+    new_from: u64,
 }
 
 /// Calls since the group was joined.
@@ -281,11 +285,11 @@ impl Calls {
         Ok(())
     }
 
-    fn begin(&self, input: Fetched, slot: OwnedSemaphorePermit) {
+    fn begin(&self, input: Fetched, repeated: bool, slot: OwnedSemaphorePermit) {
         let (attempts, tell) = (Arc::clone(&self.attempts), self.tell.clone());
         let call = self.progress.calls().begin(CALL);
         self.setup.runtime.spawn(async move {
-            let rejected = attempts.run(&input).await;
+            let rejected = attempts.run(&input, repeated).await;
             drop(call);
             // The effect has stopped: the next owner repeats the work.
             let _ = tell.send(Done {
@@ -332,11 +336,12 @@ impl Handler for Calls {
                 continue;
             }
             mine.running.insert(offset);
+            let repeated = offset < mine.new_from;
             // Waiting here also bounds the input: nothing further is read meanwhile.
             let Some(slot) = self.slot(partition, offset) else {
                 break;
             };
-            self.begin(input, slot);
+            self.begin(input, repeated, slot);
         }
         Ok(Step::Processed { records, timers: 0 })
     }
@@ -346,9 +351,20 @@ impl Handler for Calls {
         work: &mut Self::Input,
         partitions: &[(usize, u32)],
     ) -> Result<(), Fault> {
+        let (log, of) = (&self.setup.log, &self.setup);
+        let positions = log.positions(&of.name, &of.topic)?;
         for (_, partition) in partitions {
             self.begin_at_end(work, *partition)?;
+            let end = log.offset_range(&of.topic, *partition)?.end;
             let finished = work.open(*partition)?;
+            let position = positions.get(*partition as usize).copied().flatten();
+            let new_from = if position.is_some() || self.begin_at.is_some() {
+                end
+            } else {
+                // An owner leaves a position before it calls anything: a partition without one has had none.
+                work.commit(*partition, &finished)?;
+                finished.next()
+            };
             let read_to = finished.next();
             self.progress
                 .set_position(&self.setup.topic, *partition, read_to);
@@ -357,6 +373,7 @@ impl Handler for Calls {
                 changed: false,
                 running: BTreeSet::default(),
                 read_to,
+                new_from,
             };
             self.taken.insert(*partition, taken);
         }

@@ -32,6 +32,15 @@ pub(super) enum Failed {
     Log(LogError),
 }
 
+impl Failed {
+    /// The transform waits for this, and has changed its state.
+    pub(super) fn waits_for(what: String) -> Self {
+        Self::Log(LogError::Unavailable(Unavailable::TransformWaits {
+            waits_for: what,
+        }))
+    }
+}
+
 impl From<LogError> for Failed {
     fn from(error: LogError) -> Self {
         Self::Log(error)
@@ -118,10 +127,10 @@ impl Failures {
                 self.bisected = items;
                 None
             }
-            _ => Some(LogError::Unavailable(Unavailable::Transform(format!(
-                "the transform fails when its transaction is closed: {}",
-                rejected.message
-            )))),
+            _ => Some(LogError::Unavailable(Unavailable::TransformNotClosed {
+                code: rejected.code,
+                message: rejected.message,
+            })),
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     base::clock::Millis,
     chaos::{Bug, planted},
-    log::{Fetched, Lane, LogError, OffsetRange, Output, Transaction, Unavailable, record_size},
+    log::{Fetched, Lane, LogError, OffsetRange, Output, Transaction, record_size},
     state::StateStore,
     stream::{
         Context, Failure, Origin, Rejected, Timer, Transform, dlq, progress,
@@ -216,9 +216,7 @@ impl Transforms {
             Ok(Err(Failure::Waiting(why))) if gathered.take_back(&mark) => return Ok(Some(why)),
             // State was changed already, which only an abort can revert.
             Ok(Err(Failure::Waiting(why))) => {
-                return Err(Failed::Log(LogError::Unavailable(Unavailable::Transform(
-                    why,
-                ))));
+                return Err(Failed::waits_for(why));
             }
             Ok(Err(Failure::State(error))) => return Err(Failed::Log(error.into())),
             Ok(Err(Failure::Rejected(rejected))) if gathered.take_back(&mark) => {
@@ -283,9 +281,7 @@ impl Transforms {
             (Ok(()), None) => {}
             (Err(Failure::State(error)), _) => return Err(Failed::Log(error.into())),
             (Err(Failure::Waiting(why)), _) => {
-                return Err(Failed::Log(LogError::Unavailable(Unavailable::Transform(
-                    why,
-                ))));
+                return Err(Failed::waits_for(why));
             }
             (Err(Failure::Rejected(rejected)), _) => {
                 return Err(Failed::Close(Box::new(rejected), 0, None));
@@ -466,9 +462,7 @@ impl Transforms {
                 task.timers.put_back(key, due, &mut gathered.writes);
                 Ok(Some(Firing::Waiting(why)))
             }
-            Err(Failure::Waiting(why)) => Err(Failed::Log(LogError::Unavailable(
-                Unavailable::Transform(why),
-            ))),
+            Err(Failure::Waiting(why)) => Err(Failed::waits_for(why)),
             Err(Failure::Rejected(rejected)) => poison(rejected, key),
         }
     }

@@ -1,6 +1,7 @@
 //! Errors and warnings about files, each shown with its line and a caret.
 
 use std::{
+    borrow::Cow,
     fmt::Write,
     ops::Range,
     path::{Path, PathBuf},
@@ -101,7 +102,7 @@ impl Problem {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let text = self.file.line(line);
+        let text = without_secrets(self.file.line(line));
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         // Tabs stay tabs, so that the caret is under its text.
@@ -201,6 +202,33 @@ impl From<Fault> for Problem {
     }
 }
 
+/// A line in which the value of each `secret` is masked, unless it is a reference: excerpts are kept in the logs of builds.
+fn without_secrets(line: &str) -> Cow<'_, str> {
+    const FIELD: &str = "secret";
+    let mut shown = Cow::Borrowed(line);
+    let mut from = 0;
+    while let Some(found) = line[from..].find(FIELD) {
+        from += found + FIELD.len();
+        let rest = line[from..].trim_start_matches(['"', '\'']).trim_start();
+        let Some(value) = rest.strip_prefix(':') else {
+            continue;
+        };
+        let value = value.trim_start();
+        let value = value.strip_prefix(['"', '\'']).unwrap_or(value);
+        let start = line.len() - value.len();
+        let end = value.find(['"', '\'', ',', '}', ' ', '#']);
+        let value = &value[..end.unwrap_or(value.len())];
+        if value.starts_with("env:") || value.starts_with("file:") {
+            continue;
+        }
+        // A mask of as many bytes: positions in the line stay as they are.
+        shown
+            .to_mut()
+            .replace_range(start..start + value.len(), &"*".repeat(value.len()));
+    }
+    shown
+}
+
 /// Sorts problems by file and position, and removes duplicates.
 pub(crate) fn sort(problems: &mut Vec<Problem>) {
     problems.sort_by(|a, b| {
@@ -212,4 +240,30 @@ pub(crate) fn sort(problems: &mut Vec<Problem>) {
 /// Whether any of them is an error, so that the files cannot be used.
 pub fn has_errors(problems: &[Problem]) -> bool {
     problems.iter().any(|p| p.severity == Severity::Error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpts_show_no_secrets() {
+        for (line, shown) in [
+            (
+                "worker: { http: { secret: hunter2, url: x } }",
+                "worker: { http: { secret: *******, url: x } }",
+            ),
+            (r#"{"secret":"hunter2"}"#, r#"{"secret":"*******"}"#),
+            ("  secret: whsec_a+b/c=", "  secret: ************"),
+            ("secret: env:PAY_SECRET", "secret: env:PAY_SECRET"),
+            ("secret: 'file:pay.secret'", "secret: 'file:pay.secret'"),
+            (
+                "description: a secret, told to nobody",
+                "description: a secret, told to nobody",
+            ),
+            ("secret:", "secret:"),
+        ] {
+            assert_eq!(without_secrets(line), shown);
+        }
+    }
 }

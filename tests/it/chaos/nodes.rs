@@ -44,6 +44,8 @@ impl Nodes {
                 "OMNILINK_CHAOS_BUG".to_owned(),
                 plan.bug.unwrap_or_default().to_owned(),
             ),
+            // Workers fail for a moment only, and runs have deadlines.
+            ("OMNILINK__BREAKER__OPEN_S".to_owned(), "1".to_owned()),
         ];
         if !parts.redis.is_empty() {
             settings.push(("OMNILINK__REDIS__URL".to_owned(), parts.redis.clone()));

@@ -200,7 +200,7 @@ fn write(dir: &Path, worker: &Worker) {
     };
     tool(
         "work",
-        "timeout_s: 2\nretry: { max_attempts: 3, initial_ms: 50, factor: 2, max_ms: 200 }\ncompensate: { tool: undo, input: { of: '{{ step.input }}' } }\n",
+        "timeout_s: 2\nretry: { max_attempts: 3, initial_ms: 50, factor: 2, max_ms: 200 }\ncompensate: { tool: undo, input: { of: '{{ step.input }}', done: '{{ step.output.done }}' } }\n",
     );
     tool("undo", "");
     let workflow = "name: three\nversion: '1.0.0'\nplan:\n  steps:\n    - { id: a, tool: work, input: '{{ params.n }}' }\n    - { id: b, tool: work, input: '{{ params.n }}', depends_on: [a] }\n    - { id: c, tool: work, input: '{{ steps.b.output }}', depends_on: [b] }\n";

@@ -23,7 +23,7 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{Alias, AllowedOrigin, Config, JwtIssuer, Network},
+    config::{Alias, AllowedOrigin, BreakerSettings, Config, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     event_schemas::EventSchemas,
     jwt::Jwt,
@@ -33,7 +33,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
-    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, Tls, Tools},
+    port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, TablesError, Tls, Tools},
     saga::Followers,
     state::Changes,
     store::Store,
@@ -168,8 +168,8 @@ impl Rebuilds for NoRebuilds {
 struct Database(Option<Store>);
 
 impl Tables for Database {
-    fn store(&self) -> Result<Store, String> {
-        self.0.clone().ok_or_else(|| "no Postgres".into())
+    fn store(&self) -> Result<Store, TablesError> {
+        self.0.clone().ok_or(TablesError::Without)
     }
 }
 
@@ -345,6 +345,10 @@ impl Node {
         let tool_states = ToolStates::new(
             workflows.clone(),
             dir.path().to_owned(),
+            BreakerSettings {
+                open: Duration::from_secs(2),
+                ..BreakerSettings::default()
+            },
             Arc::new(SystemClock),
         );
         let followers = Followers::default();

@@ -33,6 +33,7 @@ use crate::support::{env_or_skip, wait_until};
 
 pub const EVENTS: &str = "t.events";
 pub const DLQ: &str = "t.dlq";
+pub const INGRESS: &str = "t.ingress";
 pub const PARTITIONS: u32 = 4;
 
 /// A database for one test, dropped at the end, and a runtime.

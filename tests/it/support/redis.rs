@@ -1,12 +1,19 @@
-//! Servers of Redis that a test kills and starts again.
+//! Servers of Redis that a test kills and starts again, and what the limiter's script does on them.
 
 use std::{
-    net::TcpListener,
+    io::{BufRead, BufReader, ErrorKind, Write},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
 use omnilink::config::{Config, SecretUrl, Sources};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 pub fn url(text: &str) -> SecretUrl {
@@ -97,4 +104,118 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Items that the limiter's script let into a window.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admission {
+    /// The key of the window.
+    pub window: String,
+    /// The time that the script used: Redis's, in microseconds since 1970.
+    pub at: i64,
+    pub count: u64,
+}
+
+/// Records all admissions on a server, over its restarts.
+pub struct Admissions {
+    seen: Arc<Mutex<Vec<Admission>>>,
+    connections: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Admissions {
+    pub fn record(server: &Server) -> Self {
+        let port = server.port;
+        let mut recorder = Self {
+            seen: Arc::default(),
+            connections: Arc::default(),
+            stop: Arc::default(),
+            thread: None,
+        };
+        let seen = Arc::clone(&recorder.seen);
+        let connections = Arc::clone(&recorder.connections);
+        let stop = Arc::clone(&recorder.stop);
+        recorder.thread = Some(std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                // It ends when the server does.
+                let _ = monitor(port, &seen, &connections, &stop);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }));
+        recorder.wait_for(1);
+        recorder
+    }
+
+    /// Waits until it has connected so many times: once more after each restart.
+    pub fn wait_for(&self, connections: usize) {
+        super::wait_until("the recorder is connected", || {
+            self.connections.load(Ordering::Relaxed) >= connections
+        });
+    }
+
+    /// Ends the record and returns it.
+    pub fn finish(mut self) -> Vec<Admission> {
+        self.end();
+        std::mem::take(&mut self.seen.lock())
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Admissions {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Follows one connection until it ends.
+fn monitor(
+    port: u16,
+    seen: &Mutex<Vec<Admission>>,
+    connections: &AtomicUsize,
+    stop: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+    stream.write_all(b"MONITOR\r\n")?;
+    let mut lines = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        match lines.read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&line);
+                if text.starts_with("+OK") {
+                    connections.fetch_add(1, Ordering::Relaxed);
+                }
+                seen.lock().extend(admission(&text));
+                line.clear();
+            }
+            // What was read so far stays in `line`.
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The admission in a line of `MONITOR`: the script appends `TIME COUNT SUM` to the list of a window.
+fn admission(line: &str) -> Option<Admission> {
+    let (_, arguments) = line.trim_end().split_once(" lua] \"RPUSH\" ")?;
+    let (window, entry) = arguments.split_once(' ')?;
+    let mut numbers = entry.trim_matches('"').split(' ');
+    Some(Admission {
+        window: window.trim_matches('"').to_owned(),
+        at: numbers.next()?.parse().ok()?,
+        count: numbers.next()?.parse().ok()?,
+    })
 }

@@ -235,6 +235,7 @@ fn env(now: Millis) -> Env<'static> {
         approve_above: 0.7,
         check_event: &|_, _| Ok(()),
         hold_start: false,
+        in_force: &|_| None,
         seed: 7,
     }
 }

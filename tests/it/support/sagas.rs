@@ -8,7 +8,7 @@ use omnilink::{
         result::{RESULT, ResultError, StepOutcome, StepResult},
         start::{self, Constraints, PlanSource, Planned, Request, Start},
     },
-    log::{Log, Output, topics::Names},
+    log::{Log, Output, Record, topics::Names},
     plans::jcs,
     runs::{CallKind, Json, RunRecord, StepCommand, TaskState},
     saga::{Followers, Sagas, Settings},
@@ -27,12 +27,18 @@ pub struct Processor {
     pub names: Names,
     pub followers: Followers,
     pub progress: Arc<Progress>,
+    settings: Settings,
     running: Option<Running>,
 }
 
 impl Processor {
     /// Makes the topics and starts the processor.
     pub fn start(test_log: &TestLog) -> Self {
+        Self::start_with(test_log, Settings::default())
+    }
+
+    /// As [`Self::start`], with settings.
+    pub fn start_with(test_log: &TestLog, settings: Settings) -> Self {
         let log = test_log.open("a");
         let names = Names::new(&test_log.prefix);
         log.provision(&names.specs(PARTITIONS), true).unwrap();
@@ -41,6 +47,10 @@ impl Processor {
             names,
             followers: Followers::default(),
             progress: Arc::default(),
+            settings: Settings {
+                events: true,
+                ..settings
+            },
             running: None,
         };
         started.go_on(test_log);
@@ -55,10 +65,7 @@ impl Processor {
         let sagas = Sagas::new(
             &self.names,
             PARTITIONS,
-            Settings {
-                events: true,
-                ..Settings::default()
-            },
+            self.settings.clone(),
             self.followers.clone(),
         );
         self.running = Some(test_log.start_lane(&self.log, sagas, &self.progress));
@@ -69,6 +76,16 @@ impl Processor {
         let record = command.encode().unwrap();
         let position = append(&*self.log, &self.names.commands, vec![record]).unwrap()[0];
         (position.partition, position.offset)
+    }
+
+    /// Appends JSON, as a producer on Kafka does, to the partition of the run that it names.
+    pub fn send_json(&self, json: &Value) {
+        let record = Record {
+            key: Some(json["run_id"].as_str().unwrap().to_owned().into()),
+            value: Some(json.to_string().into()),
+            headers: Vec::new(),
+        };
+        append(&*self.log, &self.names.commands, vec![record]).unwrap();
     }
 
     /// Appends a command to all partitions.

@@ -31,7 +31,7 @@ impl Model {
     }
 
     /// Repeats until nothing more happens without an input.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::saga::tests) fn settle(&mut self) {
         for _ in 0..1000 {
             if self.end.is_some() || self.paused || !self.advance() {
                 return;
@@ -42,8 +42,21 @@ impl Model {
 
     /// Does one thing that happens without an input; false: there is none.
     fn advance(&mut self) -> bool {
+        if self.woken && self.expire() {
+            return true;
+        }
+        self.go_on()
+    }
+
+    fn is_over(&self) -> bool {
+        let begun = self.begun;
+        begun.is_some_and(|begun| begun + self.plan.timeout + self.still <= self.clock)
+            && !self.is_held()
+    }
+
+    /// Ends one thing whose deadline is over.
+    fn expire(&mut self) -> bool {
         let clock = self.clock;
-        let over = |until: &Option<i64>| until.is_none_or(|until| until <= clock);
         for index in 0..self.steps.len() {
             let step = &self.steps[index];
             match (step.at, step.undo) {
@@ -66,13 +79,17 @@ impl Model {
             }
             return true;
         }
-        let run_over = self
-            .begun
-            .is_some_and(|begun| begun + self.plan.timeout <= clock);
-        if run_over && self.ending.is_none() {
+        if self.is_over() && self.ending.is_none() {
             self.ending = Some((Status::Failed, true));
             return true;
         }
+        false
+    }
+
+    /// Releases, begins, ends or undoes one thing.
+    fn go_on(&mut self) -> bool {
+        let clock = self.clock;
+        let over = |until: &Option<i64>| until.is_none_or(|until| until <= clock);
         for index in 0..self.steps.len() {
             if let StepPhase::Held(until) = &self.steps[index].at
                 && over(until)
@@ -131,6 +148,7 @@ impl Model {
             )
         };
         let may_begin = |index: &usize| match self.steps[*index].at {
+            _ if self.is_over() => false,
             StepPhase::Pending => self.plan.steps[*index].on.iter().all(|on| done(*on)),
             StepPhase::Retry(at) => at <= self.clock,
             _ => false,
@@ -313,7 +331,8 @@ impl Model {
         let mut in_flight = false;
         for index in 0..self.steps.len() {
             let works = self.plan.steps[index].does.is_work();
-            let called = works && self.steps[index].calls > 0;
+            let step = &self.steps[index];
+            let called = works && (step.calls > 0 || step.unanswered);
             match self.steps[index].at {
                 StepPhase::Running(_) if works => in_flight = true,
                 StepPhase::Incident => self.end_without_success(index),

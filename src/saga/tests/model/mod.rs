@@ -1,6 +1,7 @@
 //! A small reference model of a run: what the core must do, without events, replay or regard for cost.
 //!
-//! Time is in seconds. All deadlines are on the run's own clock, which stands still while the run is paused.
+//! Time is in seconds. All deadlines are on the run's own clock, which stands still while the run is paused. They expire only
+//! when the run is woken, after all inputs before.
 
 /// The time limit of an attempt of a step, and of a compensation.
 pub(super) const TIMEOUT: i64 = 20;
@@ -108,6 +109,8 @@ pub(super) struct Model {
     now: i64,
     clock: i64,
     begun: Option<i64>,
+    /// How long controls have held steps since then.
+    still: i64,
     pub(super) steps: Vec<ModelStep>,
     /// Steps that may have had an effect, in the order in which they ended.
     effects: Vec<usize>,
@@ -124,6 +127,8 @@ pub(super) struct Model {
     end: Option<Status>,
     /// A control holds the tools of all workers.
     held: bool,
+    /// Its timer fires, or the controls change: deadlines expire.
+    woken: bool,
 }
 
 impl Model {
@@ -145,6 +150,7 @@ impl Model {
             now: 0,
             clock: 0,
             begun: None,
+            still: 0,
             effects: Vec::new(),
             undone: Vec::new(),
             questions: Vec::new(),
@@ -157,6 +163,7 @@ impl Model {
             ending: None,
             end: None,
             held: false,
+            woken: false,
         };
         model.take_over();
         model.settle();
@@ -196,7 +203,8 @@ impl Model {
             [own, undo]
         });
         let run = self.begun.filter(|_| self.ending.is_none());
-        let run = run.map(|begun| begun + self.plan.timeout);
+        let run = run.filter(|_| !self.is_held());
+        let run = run.map(|begun| begun + self.plan.timeout + self.still);
         let asked = self.questions.iter().map(|question| question.until);
         let due = steps.flatten().chain(run).chain(asked).min();
         let due = due.map(|due| due - self.clock + self.now);
@@ -209,9 +217,18 @@ impl Model {
     // The inputs. Each returns the code of a refusal, if it was refused.
 
     pub(super) fn wait(&mut self, seconds: i64) {
+        self.pass(seconds);
+        self.wake();
+    }
+
+    /// Time passes, and the timer does not fire yet.
+    pub(super) fn pass(&mut self, seconds: i64) {
         self.now += seconds;
         if !self.paused && self.end.is_none() {
             self.clock += seconds;
+            if self.is_held() && self.begun.is_some() {
+                self.still += seconds;
+            }
             for step in &mut self.steps {
                 let held = matches!(step.at, StepPhase::Held(_));
                 step.spent = step
@@ -219,12 +236,24 @@ impl Model {
                     .map(|spent| if held { spent } else { spent + seconds });
             }
         }
-        self.settle();
+    }
+
+    /// Whether a control holds a step.
+    fn is_held(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| step.at == StepPhase::Held(None))
     }
 
     pub(super) fn hold(&mut self, held: bool) {
         self.held = held;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        self.woken = true;
         self.settle();
+        self.woken = false;
     }
 
     pub(super) fn pause(&mut self) -> Option<&'static str> {
@@ -278,11 +307,7 @@ impl Model {
         decides: Choice,
         by_asker: bool,
     ) -> Option<&'static str> {
-        let same = |(n, what, who): &(usize, Choice, bool)| {
-            let alike = std::mem::discriminant(what) == std::mem::discriminant(&decides);
-            *n == number && alike && *who == by_asker
-        };
-        if self.decided.iter().any(same) {
+        if self.decided.contains(&(number, decides, by_asker)) {
             return None;
         }
         if self.end.is_some() {
@@ -317,6 +342,10 @@ impl Model {
             (Choice::Skip(output), Some(index)) => {
                 self.steps[index].at = StepPhase::Skipped;
                 self.steps[index].output = Some(output);
+                // It may have had its effect.
+                if self.steps[index].unanswered && !self.effects.contains(&index) {
+                    self.effects.push(index);
+                }
             }
             (_, Some(index)) => self.end_without_success(index),
             (_, None) => {}
@@ -325,8 +354,13 @@ impl Model {
         None
     }
 
-    /// A call was not made; false: the attempt is over.
-    pub(super) fn was_held(&mut self, index: usize, undo: bool, attempt: u32, until: i64) -> bool {
+    /// A call was not made, but may have been made before (`maybe_called`); false: the attempt is over.
+    pub(super) fn was_held(
+        &mut self,
+        (index, undo, attempt): (usize, bool, u32),
+        until: i64,
+        maybe_called: bool,
+    ) -> bool {
         if !undo && !self.plan.steps[index].does.is_work() {
             return false;
         }
@@ -338,6 +372,7 @@ impl Model {
         } else if !undo && matches!(step.at, StepPhase::Running(_)) && step.calls == attempt {
             step.at = StepPhase::Held(until);
             step.calls -= 1;
+            step.unanswered |= maybe_called;
         } else {
             return false;
         }
@@ -359,9 +394,12 @@ impl Model {
         }
         let step = &self.steps[index];
         if undo {
-            if !matches!(step.undo, Undo::Running(_)) || step.undo_calls != attempt {
+            let current = matches!(step.undo, Undo::Running(_)) && step.undo_calls == attempt;
+            let held = matches!(step.undo, Undo::Held(_)) && step.undo_calls + 1 == attempt;
+            if !(current || held && matches!(says, WorkerAnswer::Good(_))) {
                 return false;
             }
+            self.steps[index].undo_calls = attempt;
             match says {
                 WorkerAnswer::Good(_) => self.undo_ended(index, Undo::Succeeded),
                 WorkerAnswer::Bad {
@@ -370,12 +408,16 @@ impl Model {
             }
         } else {
             let current = matches!(step.at, StepPhase::Running(_)) && step.calls == attempt;
+            let held = matches!(step.at, StepPhase::Held(_)) && step.calls + 1 == attempt;
+            let last = step.calls + u32::from(step.unanswered);
             let ended = matches!(step.at, StepPhase::Failed | StepPhase::Unknown);
             let open = !matches!(step.undo, Undo::Running(_) | Undo::Succeeded | Undo::Failed);
             match says {
                 WorkerAnswer::Good(output)
-                    if current || (ended && open && (1..=step.calls).contains(&attempt)) =>
+                    if current || held || (ended && open && (1..=last).contains(&attempt)) =>
                 {
+                    let step = &mut self.steps[index];
+                    step.calls = step.calls.max(attempt);
                     self.succeeded(index, output);
                 }
                 WorkerAnswer::Bad {

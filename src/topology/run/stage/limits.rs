@@ -16,7 +16,7 @@ use crate::{
     base::{clock::Millis, id::Identity},
     log::{Fetched, Record},
     state::StateError,
-    stream::{Context, Origin, Rejected, Timer},
+    stream::{Context, Failure, Origin, Rejected, Timer},
 };
 
 /// In front of the headers of `throttled`.
@@ -50,13 +50,13 @@ impl StageTransform {
         timer: Timer<'_>,
         failed: Option<&(u64, Rejected)>,
         cx: &mut Context<'_>,
-    ) -> Result<(), StateError> {
+    ) -> Result<(), Failure> {
         let Some((policy, id)) = parse_timer(timer.key) else {
             return Ok(());
         };
         let stage = Arc::clone(&self.stage);
         let Some((step, limit)) = stage.limits().find(|(_, l)| l.policy.value == policy) else {
-            return self.release_orphaned(policy, id, timer.now, cx);
+            return Ok(self.release_orphaned(policy, id, timer.now, cx)?);
         };
         let last = failed.map(|(number, _)| *number);
         let releasing = Arc::clone(&self.shared.releasing);

@@ -196,7 +196,7 @@ impl Transform for StageTransform {
 
     fn fire(&mut self, timer: Timer<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.shared.releasing.lock().remove(&cx.partition());
-        Ok(self.release(timer, None, cx)?)
+        self.release(timer, None, cx)
     }
 
     fn timer_failed(

@@ -14,7 +14,6 @@ use crate::topology::{
 use crate::{
     base::clock::Millis,
     log::Record,
-    state::StateError,
     stream::{Context, Failure, Rejected, dlq::redriven},
 };
 
@@ -26,7 +25,7 @@ impl StageTransform {
         message: Message,
         at: Millis,
         cx: &mut Context<'_>,
-    ) -> Result<(), StateError> {
+    ) -> Result<(), Failure> {
         self.seen.clear();
         let origin = Arc::clone(&message.origin);
         match self.steps(from, message, at, cx) {
@@ -42,9 +41,7 @@ impl StageTransform {
                 cx.reject_origin(Arc::unwrap_or_clone(origin), rejected);
                 Ok(())
             }
-            Err(Failure::State(error)) => Err(error),
-            // No step waits for anything: what a record needs was there when it was read.
-            Err(Failure::Waiting(why)) => Err(StateError::Other(why)),
+            Err(later) => Err(later),
         }
     }
 

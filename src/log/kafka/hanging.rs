@@ -1,0 +1,193 @@
+//! Ends transactions of lanes that the brokers have forgotten.
+//!
+//! A transaction ends in a partition when its coordinator writes a marker there. A partition that has no leader at that moment it takes
+//! for deleted, and skips (seen with Kafka 4.3: the only broker lost its session because its machine was busy, while a transaction ran
+//! into its timeout). Then nobody ends the transaction in that partition: readers stop before it, and a restore waits for ever.
+//! Worse, the next transaction of the same producer would end it too, and with its own outcome.
+//!
+//! A marker ends all that its producer has open in a partition. So one more transaction with the same transactional id writes a record
+//! to each such partition, and is aborted. That is done only if the forgotten transaction was not committed: the positions in it,
+//! which its changelog has, lie after those that are committed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+use super::{
+    CLIENT, REQUEST,
+    classify::Doing,
+    ends::open_transactions,
+    offsets::Offsets,
+    position::{POSITION, from_record},
+    restore::Restore,
+};
+use crate::log::{LogError, OpenTransaction};
+
+/// Longer than a lane's transaction may last (`transaction.timeout.ms` is 10 s): what was open all this time is forgotten.
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(13);
+/// How long each request of the ending transaction may take.
+const REQUESTS: Duration = Duration::from_secs(10);
+/// How long the records of forgotten transactions may take to be read.
+const READ: Duration = Duration::from_secs(5);
+/// The key of the records that are written only to be aborted.
+const KEY: &[u8] = b"\0aborted";
+const POSITIONS: &str = "reading the positions of a forgotten transaction";
+const ENDING: &str = "ending a forgotten transaction";
+
+impl<X: ConsumerContext> Restore<'_, X> {
+    /// The open transactions in OmniLink's own topics.
+    pub(super) fn open_in_own_topics(&self) -> Result<Vec<OpenTransaction>, LogError> {
+        let metadata = self.member.client().fetch_metadata(None, REQUEST);
+        let metadata = metadata.doing("asking which topics there are")?;
+        let mut partitions: Vec<(Arc<str>, u32)> = Vec::new();
+        for topic in metadata.topics() {
+            if topic.name().starts_with(&self.options.prefix) {
+                let name: Arc<str> = topic.name().into();
+                let count = topic.partitions().len() as u32;
+                partitions.extend((0..count).map(|partition| (Arc::clone(&name), partition)));
+            }
+        }
+        let consumers = (self.member, self.uncommitted);
+        open_transactions(self.options, consumers, &partitions)
+    }
+
+    /// Aborts what former owners of these partitions of the input, or this lane itself, have left open in `forgotten`. The lane must join
+    /// its group again: its own producer may be fenced.
+    pub(super) fn abort_forgotten(
+        &self,
+        forgotten: &[OpenTransaction],
+        partitions: &BTreeSet<u32>,
+        inputs: &[String],
+    ) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        for input in inputs {
+            for partition in partitions {
+                list.add_partition(input, *partition as i32);
+            }
+        }
+        let committed = self.last_committed(list)?;
+        if let Some(one) = self.find_committed(forgotten, &committed, inputs)? {
+            tracing::error!(
+                topic = &*one.topic, partition = one.partition, offset = one.first, processor = %self.processor,
+                "a transaction was committed, but its marker is missing in this partition; \
+                 `kafka-transactions.sh` describes and ends it"
+            );
+            return Ok(());
+        }
+        let mut owners = self.owners(&committed);
+        owners.insert(self.transactional_id.to_owned());
+        for owner in owners {
+            tracing::warn!(processor = %self.processor, owner, partitions = forgotten.len(), "the brokers have forgotten an open transaction: it is aborted");
+            self.abort(&owner, forgotten, &committed)?;
+        }
+        Ok(())
+    }
+
+    /// A partition whose forgotten transaction has positions that are committed.
+    fn find_committed<'f>(
+        &self,
+        forgotten: &'f [OpenTransaction],
+        committed: &TopicPartitionList,
+        inputs: &[String],
+    ) -> Result<Option<&'f OpenTransaction>, LogError> {
+        let mut left: BTreeMap<u32, &OpenTransaction> = forgotten
+            .iter()
+            .filter(|one| *one.topic == *self.changelog)
+            .map(|one| (one.partition, one))
+            .collect();
+        let mut config = self.options.uncommitted_config();
+        config
+            .set("auto.offset.reset", "error")
+            // Never joined: librdkafka wants a name.
+            .set("group.id", format!("{}reader", self.options.prefix));
+        let reader: BaseConsumer = config.create().doing(CLIENT)?;
+        let mut list = TopicPartitionList::new();
+        for one in left.values() {
+            list.add_partition_offset(
+                &one.topic,
+                one.partition as i32,
+                Offset::Offset(one.first as i64),
+            )
+            .doing_of(POSITIONS, &one.topic)?;
+        }
+        reader.assign(&list).doing(POSITIONS)?;
+        let deadline = Instant::now() + READ;
+        while !left.is_empty() {
+            if Instant::now() > deadline {
+                return Ok(left.into_values().next());
+            }
+            let Some(message) = reader.poll(Duration::from_millis(100)) else {
+                continue;
+            };
+            let message = message.doing(POSITIONS)?;
+            let partition = message.partition() as u32;
+            let Some(one) = left.get(&partition).copied() else {
+                continue;
+            };
+            if message.key() == Some(POSITION)
+                && let Some((topic, kept)) = from_record(message.payload().unwrap_or_default())
+                && let Some(input) = inputs.get(topic)
+                && let Some(found) = committed.find_partition(input, message.partition())
+                && let Offset::Offset(committed) = found.offset()
+                && committed as u64 >= kept.next
+            {
+                return Ok(Some(one));
+            }
+            if message.offset() as u64 + 1 >= one.end {
+                left.remove(&partition);
+            }
+        }
+        Ok(None)
+    }
+
+    fn abort(
+        &self,
+        owner: &str,
+        forgotten: &[OpenTransaction],
+        committed: &TopicPartitionList,
+    ) -> Result<(), LogError> {
+        let mut config: ClientConfig = self.options.config();
+        config
+            .set("transactional.id", owner)
+            .set("transaction.timeout.ms", "10000");
+        let producer: Arc<BaseProducer> = Arc::new(config.create().doing(CLIENT)?);
+        producer.init_transactions(REQUESTS).doing(ENDING)?;
+        producer.begin_transaction().doing(ENDING)?;
+        for one in forgotten {
+            let record = BaseRecord::<[u8], [u8]>::to(&one.topic)
+                .partition(one.partition as i32)
+                .key(KEY);
+            let sent = producer.send(record);
+            sent.map_err(|(error, _)| error)
+                .doing_of(ENDING, &one.topic)?;
+        }
+        producer.flush(REQUESTS).doing(ENDING)?;
+        // Positions that wait for its end are in a partition of the group's.
+        let mut positions = TopicPartitionList::new();
+        for element in committed.elements() {
+            if let Offset::Offset(_) = element.offset() {
+                let added = positions.add_partition_offset(
+                    element.topic(),
+                    element.partition(),
+                    element.offset(),
+                );
+                added.doing_of(ENDING, element.topic())?;
+            }
+        }
+        if positions.count() > 0
+            && let Some(group) = self.member.group_metadata()
+        {
+            let sent = Offsets::new(&producer, REQUESTS)?.send(positions, group);
+            sent.unwrap_or(Ok(())).doing(ENDING)?;
+        }
+        producer.abort_transaction(REQUESTS).doing(ENDING)
+    }
+}
