@@ -8,7 +8,7 @@ use omnilink::{
     envelope::{
         Binding, Body, Event, Form, Item, avro, canonical_hash,
         foreign::{NoRegistry, Schema, SchemaError, Schemas},
-        kafka::{self, Inbound, Unread},
+        kafka::{self, Content, Inbound, Unread},
         parse, parse_batch, parse_binary, parse_structured, schemas,
     },
     log::Record,
@@ -36,6 +36,13 @@ fn sound(event: &Event<'_>) {
         Ok(())
     );
     assert_eq!(copied, events);
+}
+
+fn sound_content(content: &Content<'_>) {
+    match content {
+        Content::Event(event) => sound(event),
+        Content::Start(start) => sound(&start.event),
+    }
 }
 
 /// One event as JSON.
@@ -134,12 +141,12 @@ pub(crate) fn kafka(data: &[u8]) {
             .collect(),
     };
     match kafka::read(&record, NOW, &Known) {
-        Ok(Inbound::One(event)) => sound(&event),
+        Ok(Inbound::One(content)) => sound_content(&content),
         Ok(Inbound::Own(own)) => sound(&own.event),
         Ok(Inbound::Batch(items)) => items
             .iter()
-            .filter_map(|(_, event)| event.as_ref().ok())
-            .for_each(sound),
+            .filter_map(|(_, content)| content.as_ref().ok())
+            .for_each(sound_content),
         Ok(Inbound::Foreign(json)) => assert!(!json.is_empty()),
         Err(Unread::Invalid(error)) => {
             assert!(!error.code.is_empty() && error.message.len() < 1000);

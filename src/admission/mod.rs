@@ -4,31 +4,40 @@
 //! has seen within the dedupe window, and appends the rest to `events`. The same identity always has the same key, hence the same partition
 //! and the same window.
 //!
-//! An admitted event starts the workflows whose triggers name its type ([`triggers`]).
+//! An admitted event starts the workflows whose triggers name its type ([`triggers`]). Kafka producers may also send starts ([`starts`]):
+//! they become start records on `commands`, in whichever partition they are, because the run's partition drops repetitions.
 
+mod refused;
+mod start_records;
+mod starts;
 mod triggers;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use self::triggers::{Cause, Firing};
+use self::{
+    refused::Refused,
+    start_records::StartRecords,
+    triggers::{Cause, Firing},
+};
 use crate::{
     base::id::Identity,
     chaos::{Bug, planted},
-    commands::depth,
+    commands::{depth, start::run_id},
     controls::{Controls, SecretKeys},
     envelope::{
-        Event, Invalid, avro,
+        Event, Invalid, ParsedStart, avro,
         foreign::{ForRedriven, NoRegistry, RedrivenRecord, Schemas},
-        kafka::{Inbound, read, unrecognised_avro},
+        kafka::{Content, Inbound, read, unrecognised_avro},
     },
     event_schemas::EventSchemas,
     log::{Fetched, Record, partition_for, topics::Names},
+    starts::KAFKA,
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Context, Failure, Processor, Rejected, Transform, dlq::redriven},
     telemetry::metrics::ADMISSION_RECORDS,
-    workflows::Current,
+    workflows::{Catalog, Current},
 };
 
 /// The processor's name.
@@ -57,6 +66,7 @@ pub struct Counters {
     admitted: metrics::Counter,
     duplicates: metrics::Counter,
     passed_on: metrics::Counter,
+    started: metrics::Counter,
 }
 
 impl Admission {
@@ -83,6 +93,7 @@ impl Admission {
                 admitted: outcome("admitted"),
                 duplicates: outcome("duplicate"),
                 passed_on: outcome("passed_on"),
+                started: outcome("started"),
             }),
         }
     }
@@ -116,7 +127,7 @@ impl Admission {
         self
     }
 
-    /// With the workflows that events start.
+    /// With the workflows that events and producers start.
     #[must_use]
     pub fn with_workflows(mut self, workflows: Current) -> Self {
         self.workflows = workflows;
@@ -153,9 +164,12 @@ impl Processor for Admission {
             counters: Arc::clone(&self.counters),
             firing: Firing::new(
                 self.workflows.clone(),
-                Arc::clone(&self.names.commands),
+                Arc::clone(&self.names.audit),
                 Arc::clone(&self.triggered),
             ),
+            records: StartRecords::new(Arc::clone(&self.names.commands)),
+            workflows: self.workflows.clone(),
+            catalog: None,
             outcomes: Outcomes::default(),
         }))
     }
@@ -171,21 +185,26 @@ struct Admit {
     event_schemas: Arc<EventSchemas>,
     counters: Arc<Counters>,
     firing: Firing,
+    records: StartRecords,
+    workflows: Current,
+    /// The workflows and tools of the open transaction, once a start needs them.
+    catalog: Option<Arc<Catalog>>,
     /// What became of the records of the open transaction.
     outcomes: Outcomes,
 }
 
-/// Records of one transaction: admitted, duplicates, passed on.
+/// Records of one transaction: admitted, duplicates, passed on, starts that were taken in.
 #[derive(Clone, Copy, Default)]
 struct Outcomes {
     admitted: u64,
     duplicates: u64,
     passed_on: u64,
+    started: u64,
 }
 
 impl Transform for Admit {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
-        self.firing.next_record();
+        self.records.next_record();
         if self.trusted
             && let Some(value) = input.record.value.as_deref()
         {
@@ -203,13 +222,13 @@ impl Transform for Admit {
                 let write = |out: &mut Vec<u8>| own.events_record(input.timestamp, out);
                 self.admit((&own.event, None), input, cx, write)
             }
-            Inbound::One(event) => self.admit_parsed((&event, None), input, cx),
+            Inbound::One(content) => self.take(&content, None, input, cx),
             Inbound::Foreign(_) => Err(unrecognised_avro().into()),
             Inbound::Batch(items) => {
                 for (raw, item) in items {
                     let done = item
                         .map_err(Failure::from)
-                        .and_then(|event| self.admit_parsed((&event, Some(raw)), input, cx));
+                        .and_then(|content| self.take(&content, Some(raw), input, cx));
                     match done {
                         Ok(()) => {}
                         Err(Failure::Rejected(rejected)) => cx.reject(Rejected {
@@ -227,11 +246,13 @@ impl Transform for Admit {
     fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         cx.add_changes(self.window.take_changes());
         self.firing.close();
+        self.catalog = None;
         // A transaction that is made again begins with a new transform, so nothing counts twice.
         let outcomes = std::mem::take(&mut self.outcomes);
         self.counters.admitted.increment(outcomes.admitted);
         self.counters.duplicates.increment(outcomes.duplicates);
         self.counters.passed_on.increment(outcomes.passed_on);
+        self.counters.started.increment(outcomes.started);
         Ok(())
     }
 }
@@ -244,16 +265,56 @@ impl Admit {
         redriven::count(self.secrets.as_ref()?, &self.names.ingress, record)
     }
 
-    fn admit_parsed(
+    /// Takes in an event or a start; `item` is its own text if it is one of a batch.
+    fn take(
         &mut self,
-        (event, item): (&Event<'_>, Option<&[u8]>),
+        content: &Content<'_>,
+        item: Option<&[u8]>,
         input: &Fetched,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        self.admit((event, item), input, cx, |out| {
-            avro::encode_event(event, input.timestamp, out);
-            Ok(())
-        })
+        match content {
+            Content::Event(event) => self.admit((event, item), input, cx, |out| {
+                avro::encode_event(event, input.timestamp, out);
+                Ok(())
+            }),
+            Content::Start(start) => self.start(start, item, input, cx),
+        }
+    }
+
+    /// Starts a run. A start that is refused is a dead letter, and an entry of the audit log.
+    fn start(
+        &mut self,
+        start: &ParsedStart<'_>,
+        item: Option<&[u8]>,
+        input: &Fetched,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let catalog = self.catalog.get_or_insert_with(|| self.workflows.get());
+        let identity = starts::identity(start, item.is_some());
+        let run_id = identity.as_deref().ok().map(|id| run_id(id).to_string());
+        let times = (input.timestamp, cx.now());
+        let command = identity.and_then(|id| starts::command(catalog, start, id, times));
+        let appended = command
+            .map_err(Rejected::from)
+            .and_then(|command| self.records.append(&command, cx));
+        let Err(rejected) = appended else {
+            self.outcomes.started += 1;
+            return Ok(());
+        };
+        let refused = Refused {
+            event: &start.event,
+            kind: start.kind.name(),
+            principal: KAFKA,
+            run_id: run_id.as_deref(),
+        };
+        let entry = refused.record(&refused::position(input), &rejected, cx.now())?;
+        cx.try_emit(&self.names.audit, entry)?;
+        cx.reject(Rejected {
+            value: item.map(Bytes::copy_from_slice),
+            ..rejected
+        });
+        Ok(())
     }
 
     /// Admits an event; `item` is its own text if it is one of a batch.
@@ -293,14 +354,14 @@ impl Admit {
         let empty = Bytes::new();
         let cause = Cause {
             event,
+            input,
             record: input.record.value.as_ref().unwrap_or(&empty),
             item,
             depth: depth::of(&input.record.headers),
-            received: input.timestamp,
         };
         if trigger.is_some() {
             self.window.insert(known_by, [0; 16], input.timestamp);
-            self.firing.fire(&cause, trigger, cx);
+            self.firing.fire(&cause, trigger, &mut self.records, cx);
             return Ok(());
         }
         // An event has a field or two more than its record.
@@ -317,7 +378,7 @@ impl Admit {
         if known_by != identity {
             self.window.insert(known_by, [0; 16], input.timestamp);
         }
-        self.firing.fire(&cause, None, cx);
+        self.firing.fire(&cause, None, &mut self.records, cx);
         self.counters.admitted.increment(1);
         Ok(())
     }

@@ -8,6 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::{
+    refused::{Refused, position},
+    start_records::StartRecords,
+};
 use crate::{
     base::{clock::Millis, hex::hex},
     commands::{
@@ -17,7 +21,7 @@ use crate::{
         },
     },
     envelope::{BodyHash, Data, Event},
-    log::record_size,
+    log::Fetched,
     runs::read_value,
     stream::{Context, Rejected, dlq::redriven},
     telemetry::metrics::TRIGGERS,
@@ -25,20 +29,17 @@ use crate::{
     workflows::{Current, EventTrigger, ToStart, Triggers},
 };
 
-/// The most bytes of starts that one record leads to: a batch has many events.
-const STARTS_MAX: usize = 64 << 20;
-
 /// An event that is admitted.
 pub(super) struct Cause<'a> {
     pub(super) event: &'a Event<'a>,
-    /// The value of the record that it was read from.
+    /// The record that it was read from.
+    pub(super) input: &'a Fetched,
+    /// The value of that record.
     pub(super) record: &'a Bytes,
     /// Its own bytes, if the record holds a batch.
     pub(super) item: Option<&'a [u8]>,
     /// How many triggers in a row led to it.
     pub(super) depth: u32,
-    /// When it came.
-    pub(super) received: Millis,
 }
 
 /// The triggers, for the events of one lane.
@@ -46,10 +47,8 @@ pub(super) struct Firing {
     current: Current,
     /// Those of the open transaction.
     triggers: Option<Arc<Triggers>>,
-    commands: Arc<str>,
+    audit: Arc<str>,
     machine: Machine,
-    /// Bytes of the starts of the record in hand.
-    bytes: usize,
     started: u64,
     failed: u64,
     counters: Arc<Counters>,
@@ -72,22 +71,16 @@ impl Default for Counters {
 }
 
 impl Firing {
-    pub(super) fn new(current: Current, commands: Arc<str>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(current: Current, audit: Arc<str>, counters: Arc<Counters>) -> Self {
         Self {
             current,
             triggers: None,
-            commands,
+            audit,
             machine: Machine::new(BOUNDS),
-            bytes: 0,
             started: 0,
             failed: 0,
             counters,
         }
-    }
-
-    /// Called for each record, before its events.
-    pub(super) fn next_record(&mut self) {
-        self.bytes = 0;
     }
 
     /// Called at the end of a transaction: the next one fires the triggers that are in force then.
@@ -102,7 +95,13 @@ impl Firing {
     }
 
     /// Starts what the event starts; of these workflows `only` one, for a trigger that is redriven.
-    pub(super) fn fire(&mut self, cause: &Cause<'_>, only: Option<&str>, cx: &mut Context<'_>) {
+    pub(super) fn fire(
+        &mut self,
+        cause: &Cause<'_>,
+        only: Option<&str>,
+        records: &mut StartRecords,
+        cx: &mut Context<'_>,
+    ) {
         let triggers = self.triggers.get_or_insert_with(|| self.current.triggers());
         if triggers.ignores_events() && only.is_none() {
             return;
@@ -122,36 +121,34 @@ impl Firing {
         for (name, (to_start, triggers)) in named {
             let fired = self
                 .start(cause, to_start, &triggers, cx.now())
-                .and_then(|command| command.map_or(Ok(false), |command| self.emit(&command, cx)));
+                .and_then(|command| command.map(|c| records.append(&c, cx)).transpose());
             match fired {
-                Ok(true) => self.started += 1,
-                Ok(false) => {}
+                Ok(Some(())) => self.started += 1,
+                Ok(None) => {}
                 Err(rejected) => self.reject(name, cause, rejected, cx),
             }
         }
     }
 
+    /// Writes a dead letter, and an entry of the audit log.
     fn reject(&mut self, name: &str, cause: &Cause<'_>, why: Rejected, cx: &mut Context<'_>) {
         self.failed += 1;
+        let run_id = start::run_id(&identity(name, cause.event)).to_string();
+        let refused = Refused {
+            event: cause.event,
+            kind: Request::Workflow.name(),
+            principal: &principal(name),
+            run_id: Some(&run_id),
+        };
+        // An entry is small, and always has a form.
+        if let Ok(entry) = refused.record(&position(cause.input), &why, cx.now()) {
+            cx.emit(&self.audit, entry);
+        }
         cx.reject(Rejected {
             stage: Some(format!("{}{name}", redriven::TRIGGER).into()),
             value: cause.item.map(Bytes::copy_from_slice),
             ..why
         });
-    }
-
-    fn emit(&mut self, command: &Command, cx: &mut Context<'_>) -> Result<bool, Rejected> {
-        let record = command
-            .encode()
-            .map_err(|e| Rejected::new("invalid_payload", e.to_string()))?;
-        let size = record_size(&record);
-        if self.bytes + size > STARTS_MAX {
-            let message = format!("a record may lead to {STARTS_MAX} bytes of starts");
-            return Err(Rejected::new("record_too_large", message));
-        }
-        cx.try_emit(&self.commands, record)?;
-        self.bytes += size;
-        Ok(true)
     }
 
     /// The start of a workflow by the first of its triggers that takes the event; `None`: none does.
@@ -211,6 +208,17 @@ fn invalid(message: impl Into<String>) -> Rejected {
     Rejected::new("invalid_payload", message)
 }
 
+/// What names the run of a workflow that an event starts.
+fn identity(workflow: &str, event: &Event<'_>) -> Vec<String> {
+    let tenant = event.tenant.as_str();
+    let identity = ["trigger", tenant, workflow, &event.source, &event.id];
+    identity.map(str::to_owned).to_vec()
+}
+
+fn principal(workflow: &str) -> String {
+    format!("trigger:{workflow}")
+}
+
 /// The start record.
 fn command(
     cause: &Cause<'_>,
@@ -221,9 +229,7 @@ fn command(
     let Cause { event, .. } = cause;
     let name = &to_start.workflow.name;
     check(to_start, params.as_deref())?;
-    let tenant = event.tenant.as_str();
-    let identity = ["trigger", tenant, name, &event.source, &event.id];
-    let identity = identity.map(str::to_owned).to_vec();
+    let identity = identity(name, event);
     let run_id = start::run_id(&identity).to_string();
     let resolved = to_start.resolved.clone();
     let trace = Trace::of(event);
@@ -235,7 +241,7 @@ fn command(
         kind: event.kind.to_string(),
         id: event.id.to_string(),
         source: event.source.to_string(),
-        received_at: micros(cause.received),
+        received_at: micros(cause.input.timestamp),
         run_at: None,
         params,
         workflow: resolved.workflow,
@@ -250,6 +256,7 @@ fn command(
         approval_required: false,
         constraints: Constraints::default(),
         depth: cause.depth + 1,
+        from_ingress: false,
         retry: None,
     };
     let body = start.encode().map_err(|_| {
@@ -257,11 +264,11 @@ fn command(
         Rejected::new("payload_too_large", message)
     })?;
     Ok(Command {
-        tenant: tenant.to_owned(),
+        tenant: event.tenant.to_string(),
         run_id,
         kind: start::KIND.to_owned(),
         at: micros(now),
-        principal: format!("trigger:{name}"),
+        principal: principal(name),
         on_behalf_of: None,
         traceparent: trace.traceparent,
         tracestate: trace.tracestate,

@@ -35,6 +35,7 @@ pub mod registry;
 pub mod replay;
 pub mod route;
 mod routes;
+pub mod run_batches;
 pub mod run_controls;
 mod run_examples;
 pub mod run_reads;

@@ -18,12 +18,13 @@ use super::{
         INVALID_IDEMPOTENCY_KEY, INVALID_INPUT, INVALID_PAYLOAD, INVALID_PLAN, INVALID_RETRY,
         INVALID_SIGNATURE, INVALID_TIMESTAMP, INVALID_UTF8, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE,
         MISSING_FIELD, MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_ENDED,
-        NOT_FOUND, NOT_PAUSED, OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT, POSTGRES_UNAVAILABLE,
-        RATE_LIMIT_EXCEEDED, REBUILD_RUNNING, REDRIVE_RUNNING, REFERENCE_NOT_ALLOWED,
-        REQUEST_TIMEOUT, RUN_COMPENSATING, RUN_ENDED, RUN_ENDING, SELF_APPROVAL, STALE_LEASE,
-        STALE_TIMESTAMP, TOO_MANY_SIGNALS, UNKNOWN_ENTITY, UNKNOWN_LETTER, UNKNOWN_PROJECTION,
-        UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC, UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT,
-        VRL_ERROR, VRL_OUT_OF_FUEL, VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
+        NOT_FOUND, NOT_PAUSED, OMNILINK_DISABLED, OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT,
+        POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED, REBUILD_RUNNING, REDRIVE_RUNNING,
+        REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, RUN_COMPENSATING, RUN_ENDED, RUN_ENDING,
+        SELF_APPROVAL, STALE_LEASE, STALE_TIMESTAMP, TOO_MANY_SIGNALS, UNKNOWN_ENTITY,
+        UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC,
+        UNKNOWN_WORKFLOW, UNSUPPORTED_KIND, VRL_ABORT, VRL_ERROR, VRL_OUT_OF_FUEL,
+        VRL_OUT_OF_MEMORY, WORKFLOW_NOT_ALLOWED,
     },
     readers::{GrantReader, Reader, RevokeReader},
     rebuild::{Rebuild, StartRebuild},
@@ -42,6 +43,7 @@ use super::{
             Operations, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag, Webhooks,
         },
     },
+    run_batches::{ControlRuns, RunsControlled},
     run_controls::{
         APPROVALS_DECIDE, CancelRun, DecideApproval, OfTenant, PauseRun, RUNS_WRITE, RetryRun,
         RunControlled, SignalRun,
@@ -217,6 +219,17 @@ const AWAITED_RETRY_HEADERS: &[Parameter] = &[
     },
     START_HEADERS[1],
     AWAITED_START_HEADERS[2],
+];
+
+/// Headers of an action on many runs.
+const BATCH_HEADERS: &[Parameter] = &[
+    Parameter {
+        name: "Idempotency-Key",
+        description: "Required for `retry`: identifies each new run, together with the id of the old one. At most 512 bytes. \
+            `X-Idempotency-Key` means the same.",
+        example: "again-1",
+    },
+    START_HEADERS[1],
 ];
 
 /// The answer to starts.
@@ -612,6 +625,29 @@ routes! {
         .codes(&[
             &MISSING_FIELD, &INVALID_IDEMPOTENCY_KEY, &INVALID_PLAN, &WORKFLOW_NOT_ALLOWED, &NOT_FOUND, &NOT_ENDED, &INVALID_RETRY,
             &IDEMPOTENCY_IN_FLIGHT, &IDEMPOTENCY_MISMATCH, &FEATURE_DISABLED, &POSTGRES_UNAVAILABLE, &CONCURRENCY_LIMIT_EXCEEDED,
+            &LIMITER_UNAVAILABLE, &OVERLOADED,
+        ]);
+    ControlRuns = Route::new(Post, "/v1/runs:batch", Runs, "Control many runs")
+        .needs(RUNS_WRITE)
+        .closed_by(Gate::Takeover)
+        .describe(
+            "Cancels, pauses, resumes or retries all runs that match `filter` and to which the action applies. A run matches if all members of \
+             the filter do; at least one is required. The first line of the answer has the number of runs, the following lines the progress. \
+             Eight runs at a time receive the action as by requests of their own, with an entry of the audit log each; runs requested \
+             meanwhile are not included. With `dry_run` the runs are only counted. `retry` requires an idempotency key, which identifies \
+             each new run together with the old one, so that the same request again starts nothing twice. The job ends when the connection is \
+             closed; what was done stays done. The kill switch blocks all actions but `cancel`. The request counts as one item of the key's limits.",
+        )
+        .query::<OfTenant>()
+        .headers(BATCH_HEADERS)
+        .body::<ControlRuns>(&[Content::json::<ControlRuns>(JSON, run_examples::CONTROL_RUNS)])
+        .answers(&[Answer::new(
+            200,
+            "The progress, one line each; the last line is not `running`.",
+            &[Content::json::<RunsControlled>(NDJSON, run_examples::RUNS_CONTROLLED)],
+        )])
+        .codes(&[
+            &MISSING_FIELD, &INVALID_IDEMPOTENCY_KEY, &OMNILINK_DISABLED, &POSTGRES_UNAVAILABLE, &CONCURRENCY_LIMIT_EXCEEDED,
             &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     SignalRun = Route::new(Post, "/v1/runs/{id}/signal", Runs, "Send a run a signal")

@@ -104,3 +104,11 @@ pub(super) const APPROVALS: &str = r#"{
     "expires_at": "2026-02-01T12:00:00Z"
   }]
 }"#;
+
+pub(super) const CONTROL_RUNS: &str = r#"{
+  "action": "cancel", "filter": { "workflow": "expense.pay", "until": "2026-01-24T00:00:00Z" }, "reason": "stale"
+}"#;
+
+pub(super) const RUNS_CONTROLLED: &str = r#"{
+  "status": "done", "matched": 12, "done": 11, "skipped": 1, "failed": 0, "codes": { "run_ended": 1 }
+}"#;

@@ -45,6 +45,10 @@ pub struct ListRuns {
     pub workflow: Option<String>,
     /// Runs requested by this principal.
     pub principal: Option<String>,
+    /// Runs that have a step with this tool.
+    pub tool: Option<String>,
+    /// Runs whose error has this code.
+    pub code: Option<String>,
     /// Runs requested at or after this time.
     #[schemars(extend("format" = "date-time"))]
     pub since: Option<String>,
@@ -66,7 +70,10 @@ impl ListRuns {
             status: self.status.map(|status| status.name().to_owned()),
             workflow: self.workflow.clone(),
             principal: self.principal.clone(),
+            tool: self.tool.clone(),
+            code: self.code.clone(),
             own: own.map(str::to_owned),
+            ..RunFilter::default()
         };
         Ok((parameters.page(tenant)?, filter))
     }

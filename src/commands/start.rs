@@ -83,6 +83,9 @@ pub struct Start {
     /// How many triggers in a row led to it ([`super::depth`]); 0 for a request.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: u32,
+    /// A Kafka producer sent it to `ingress`: a control that refuses starts at the port keeps its run queued.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_ingress: bool,
     /// If it is a retry: what it takes over from the retried run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Box<Retry>>,
@@ -113,6 +116,28 @@ pub enum Request {
     Goal,
     /// A task: a run of one step.
     Task,
+}
+
+impl Request {
+    /// As `omnilinkkind` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Workflow => "workflow",
+            Self::Goal => "goal",
+            Self::Task => "task",
+        }
+    }
+
+    /// The feature that an operator can disable; tasks have none of their own.
+    pub const fn feature(self) -> &'static str {
+        match self {
+            Self::Command => "commands",
+            Self::Workflow => "workflows",
+            Self::Goal => "goals",
+            Self::Task => "workers",
+        }
+    }
 }
 
 /// A workflow and its version.
@@ -219,6 +244,16 @@ impl Trace {
     pub fn of(event: &Event<'_>) -> Self {
         serde_json::from_str(&event.extensions).unwrap_or_default()
     }
+
+    /// Names and values of the attributes of an event that go on with it.
+    pub fn attributes(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [
+            ("traceparent", self.traceparent.as_deref()),
+            ("tracestate", self.tracestate.as_deref()),
+        ];
+        all.into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+    }
 }
 
 impl Start {
@@ -301,6 +336,7 @@ mod tests {
                 allowed_workflows: Vec::new(),
             },
             depth: 0,
+            from_ingress: false,
             retry: None,
         }
     }

@@ -80,6 +80,7 @@ pub(super) fn command(
         approval_required: false,
         constraints: Constraints::default(),
         depth: 0,
+        from_ingress: false,
         retry: None,
     };
     let body = start

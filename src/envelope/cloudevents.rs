@@ -15,11 +15,11 @@ use crate::base::{clock::Millis, id::Tenant};
 
 /// One item of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Item<'a> {
+pub struct Item<'a, T = Parsed<'a>> {
     /// The JSON text of the item.
     pub raw: &'a [u8],
     /// The event, or why it is refused.
-    pub parsed: Result<Parsed<'a>, Invalid>,
+    pub parsed: Result<T, Invalid>,
 }
 
 /// A body that is one event or a batch.
@@ -102,12 +102,12 @@ pub(super) fn structured(body: &[u8], form: Form) -> Result<Envelope<'_>, JsonEr
 }
 
 /// Like [`parse_batch`], but checks each envelope with `judge`.
-pub(super) fn batch<'a>(
+pub(super) fn batch<'a, T>(
     body: &'a [u8],
     form: Form,
     max_items: usize,
-    judge: impl Fn(Envelope<'a>) -> Result<Parsed<'a>, Invalid>,
-) -> Result<Vec<Item<'a>>, Invalid> {
+    judge: impl Fn(Envelope<'a>) -> Result<T, Invalid>,
+) -> Result<Vec<Item<'a, T>>, Invalid> {
     let mut scanner = start(body)?;
     let in_object = form == Form::OmniLink && scanner.peek() == Some(b'{');
     if in_object {
@@ -148,12 +148,12 @@ pub(super) fn enter_events(scanner: &mut Scanner<'_>) -> Result<(), Invalid> {
     )))
 }
 
-fn items<'a>(
+fn items<'a, T>(
     scanner: &mut Scanner<'a>,
     form: Form,
     max_items: usize,
-    judge: impl Fn(Envelope<'a>) -> Result<Parsed<'a>, Invalid>,
-) -> Result<Vec<Item<'a>>, Invalid> {
+    judge: impl Fn(Envelope<'a>) -> Result<T, Invalid>,
+) -> Result<Vec<Item<'a, T>>, Invalid> {
     let mut items = Vec::new();
     if !scanner.eat(b'[') {
         return Err(scanner.not("an array of events").into());
@@ -196,7 +196,7 @@ fn items<'a>(
 /// One event whose attributes are not checked yet.
 pub(super) struct Envelope<'a> {
     pub(super) attributes: Attributes<'a>,
-    text: &'a str,
+    pub(super) text: &'a str,
     /// Whether it has a member `events` that is an array.
     is_batch: bool,
     hash: BodyHash,

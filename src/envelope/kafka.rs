@@ -3,13 +3,13 @@
 use bytes::Bytes;
 
 use super::{
-    Event, Form, Invalid, Media, agents,
+    Event, Form, Invalid, Media, ParsedStart, StartKind, StartReceipt, agents,
     attributes::{Attributes, Receipt},
     avro,
     binary::{self, Binding},
     cloudevents::{self, Item},
     foreign::{self, Framing, SchemaError, Schemas},
-    json, schemas,
+    json, schemas, start,
 };
 use crate::{
     base::{clock::Millis, id::Tenant},
@@ -31,14 +31,44 @@ const REQUIRED: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_type"];
 /// The contents of a record.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Inbound<'a> {
-    /// One event.
-    One(Event<'a>),
+    /// One event or start.
+    One(Content<'a>),
     /// One event in OmniLink's own Avro schema.
     Own(OwnIngress<'a>),
     /// The items of a batch, each with its text.
-    Batch(Vec<(&'a [u8], Result<Event<'a>, Invalid>)>),
+    Batch(Vec<(&'a [u8], Result<Content<'a>, Invalid>)>),
     /// A foreign Avro record that is not an event in any of the forms, as JSON text.
     Foreign(String),
+}
+
+/// What an envelope holds, by its `omnilinkkind`.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Content<'a> {
+    /// An event.
+    Event(Event<'a>),
+    /// What starts a run.
+    Start(ParsedStart<'a>),
+}
+
+impl<'a> Content<'a> {
+    /// The same content with owned data.
+    pub fn into_owned(self) -> Content<'static> {
+        match self {
+            Self::Event(event) => Content::Event(event.into_owned()),
+            Self::Start(start) => Content::Start(start.into_owned()),
+        }
+    }
+
+    /// The event. `unsupported_kind`: it is a start, which only `ingress` takes.
+    pub fn into_event(self) -> Result<Event<'a>, Invalid> {
+        match self {
+            Self::Event(event) => Ok(event),
+            Self::Start(start) => Err(unsupported_kind(format!(
+                "a topology takes events alone: send a {} to `ingress`",
+                start.kind.name()
+            ))),
+        }
+    }
 }
 
 /// Why a record could not be parsed.
@@ -104,8 +134,8 @@ pub fn read<'a>(
     {
         Some(Media::Structured(Form::CloudEvents)) => {
             let tenant = tenant(record)?;
-            let event = one(some(value)?, Form::CloudEvents, &tenant, timestamp)?;
-            return Ok(Inbound::One(event));
+            let content = one(some(value)?, Form::CloudEvents, &tenant, timestamp)?;
+            return Ok(Inbound::One(content));
         }
         Some(Media::Batch) => {
             let tenant = tenant(record)?;
@@ -130,12 +160,14 @@ pub fn read<'a>(
             .iter()
             .filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
         let binary = binary::read(headers, Binding::Kafka, content_type, value);
-        check_kind(&binary.attributes)?;
         let receipt = Receipt {
             tenant: &tenant,
             received: timestamp,
         };
-        return Ok(Inbound::One(binary.finish(receipt)?.event));
+        return Ok(Inbound::One(match kind(&binary.attributes)? {
+            None => Content::Event(binary.finish(receipt)?.event),
+            Some(kind) => Content::Start(start::of_binary_record(binary, of(kind, receipt))?),
+        }));
     }
     let Some(value) = value else {
         return Err(unrecognised(record, "no value").into());
@@ -144,13 +176,13 @@ pub fn read<'a>(
         Some(id) if id >= schemas::FIRST_ID => return Ok(own(id, value)?),
         Some(id) => {
             let json = foreign::to_json(id, value, record, schemas)?;
-            let event = headerless(record, json.as_bytes(), timestamp)?.map(Event::into_owned);
-            return Ok(event.map_or(Inbound::Foreign(json), Inbound::One));
+            let content = headerless(record, json.as_bytes(), timestamp)?.map(Content::into_owned);
+            return Ok(content.map_or(Inbound::Foreign(json), Inbound::One));
         }
         None => {}
     }
     match headerless(record, value, timestamp)? {
-        Some(event) => Ok(Inbound::One(event)),
+        Some(content) => Ok(Inbound::One(content)),
         None => Err(match Framing::of(record, value) {
             Some(framing) if object(value).is_none() => {
                 refused("unrecognised_payload", framing.to_string())
@@ -161,12 +193,12 @@ pub fn read<'a>(
     }
 }
 
-/// Parses an event that is recognized by its value alone: JSON with `specversion`, or the agents' form.
+/// Parses an envelope that is recognized by its value alone: JSON with `specversion`, or the agents' form.
 fn headerless<'a>(
     record: &Record,
     value: &'a [u8],
     timestamp: Millis,
-) -> Result<Option<Event<'a>>, Invalid> {
+) -> Result<Option<Content<'a>>, Invalid> {
     let Some(text) = object(value) else {
         return Ok(None);
     };
@@ -178,7 +210,7 @@ fn headerless<'a>(
             tenant: &tenant(record)?,
             received: timestamp,
         };
-        return Ok(Some(agents::parse(text, receipt)?.event));
+        return Ok(Some(Content::Event(agents::parse(text, receipt)?.event)));
     }
     Ok(None)
 }
@@ -206,32 +238,60 @@ fn one<'a>(
     form: Form,
     tenant: &Tenant,
     received: Millis,
-) -> Result<Event<'a>, Invalid> {
-    let envelope = cloudevents::structured(value, form)?;
-    check_kind(&envelope.attributes)?;
-    Ok(envelope.finish(form, Receipt { tenant, received })?.event)
+) -> Result<Content<'a>, Invalid> {
+    content(
+        cloudevents::structured(value, form)?,
+        form,
+        Receipt { tenant, received },
+    )
 }
 
 fn batch<'a>(value: &'a [u8], tenant: &Tenant, received: Millis) -> Result<Inbound<'a>, Invalid> {
-    let receipt = Receipt { tenant, received };
-    let judge = |envelope: cloudevents::Envelope<'a>| {
-        check_kind(&envelope.attributes)?;
-        envelope.finish(Form::CloudEvents, receipt)
-    };
-    let items = cloudevents::batch(value, Form::CloudEvents, BATCH_MAX, judge)?;
-    let event = |Item { raw, parsed }| (raw, parsed.map(|p| p.event));
-    Ok(Inbound::Batch(items.into_iter().map(event).collect()))
+    let (form, receipt) = (Form::CloudEvents, Receipt { tenant, received });
+    let judge = |envelope: cloudevents::Envelope<'a>| content(envelope, form, receipt);
+    let items = cloudevents::batch(value, form, BATCH_MAX, judge)?;
+    let item = |Item { raw, parsed }| (raw, parsed);
+    Ok(Inbound::Batch(items.into_iter().map(item).collect()))
 }
 
-/// Checks that the envelope is an event: no other kind is supported yet.
-fn check_kind(attributes: &Attributes<'_>) -> Result<(), Invalid> {
-    match attributes.envelope_kind.as_deref() {
-        None | Some("event") => Ok(()),
-        Some(_) => Err(refused(
-            "unsupported_kind",
-            "`omnilinkkind` must be `event`",
-        )),
+/// An envelope that was read as an event's; what is a start is read again.
+fn content<'a>(
+    envelope: cloudevents::Envelope<'a>,
+    form: Form,
+    receipt: Receipt<'_>,
+) -> Result<Content<'a>, Invalid> {
+    match kind(&envelope.attributes)? {
+        None => Ok(Content::Event(envelope.finish(form, receipt)?.event)),
+        Some(kind) => {
+            let parsed = start::of_record(envelope.text, form, of(kind, receipt))?;
+            Ok(Content::Start(parsed))
+        }
     }
+}
+
+/// What an envelope starts; `None`: it is an event.
+fn kind(attributes: &Attributes<'_>) -> Result<Option<StartKind>, Invalid> {
+    match attributes.envelope_kind.as_deref() {
+        None | Some("event") => Ok(None),
+        Some(name) => match StartKind::named(name) {
+            Some(kind) => Ok(Some(kind)),
+            None => Err(unsupported_kind(
+                "`omnilinkkind` must be `event`, `command`, `workflow`, `goal` or `task`",
+            )),
+        },
+    }
+}
+
+const fn of(kind: StartKind, receipt: Receipt<'_>) -> StartReceipt<'_> {
+    StartReceipt {
+        kind,
+        tenant: receipt.tenant,
+        received: receipt.received,
+    }
+}
+
+fn unsupported_kind(message: impl Into<String>) -> Invalid {
+    refused("unsupported_kind", message)
 }
 
 /// The value as text, if it looks like a JSON object, valid or not.

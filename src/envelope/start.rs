@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use super::{
     BodyHash, Data, Event, Form, Invalid,
     attributes::{Attributes, Receipt},
-    binary::{self, Binding},
+    binary::{self, Binary, Binding},
     body_hash::BodyHasher,
     cloudevents::{enter_events, start},
     entity_field::entity,
@@ -28,6 +28,12 @@ pub enum StartKind {
 }
 
 impl StartKind {
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Command, Self::Workflow, Self::Goal, Self::Task];
+        all.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// As `omnilinkkind` has it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -66,11 +72,14 @@ impl StartKind {
 /// A parsed start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParsedStart<'a> {
+    /// What it starts.
+    pub kind: StartKind,
     /// Its attributes; without data.
     pub event: Event<'a>,
     /// The JSON texts of its members, `null` left out.
     members: BTreeMap<&'static str, Cow<'a, str>>,
-    /// The hash of the envelope without `id`, `time` and trace.
+    /// The hash of the envelope without `id`, `time` and trace; of one from Kafka also without `omnilinkkind` and `idempotencykey`,
+    /// which a request has outside of it.
     pub body_hash: BodyHash,
 }
 
@@ -79,6 +88,28 @@ impl ParsedStart<'_> {
     pub fn member(&self, name: &str) -> Option<&str> {
         self.members.get(name).map(AsRef::as_ref)
     }
+
+    /// The same start with owned data.
+    pub fn into_owned(self) -> ParsedStart<'static> {
+        let members = self.members.into_iter();
+        ParsedStart {
+            kind: self.kind,
+            event: self.event.into_owned(),
+            members: members
+                .map(|(name, text)| (name, Cow::Owned(text.into_owned())))
+                .collect(),
+            body_hash: self.body_hash,
+        }
+    }
+}
+
+/// What carries an envelope.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// A request: its route says the kind, and a header may hold the idempotency key.
+    Request,
+    /// A record: the envelope itself says both.
+    Record,
 }
 
 /// One start of a body.
@@ -113,7 +144,7 @@ pub fn parse_starts<'a>(
     let in_object = form == Form::OmniLink && scanner.at_events();
     if scanner.peek() != Some(b'[') && !in_object {
         let from = scanner.position();
-        let parsed = one(&mut scanner, form, receipt)?;
+        let parsed = one(&mut scanner, form, Carrier::Request, receipt)?;
         let raw = scanner.since(from).as_bytes();
         scanner.end()?;
         return Ok((vec![StartItem { raw, parsed }], false));
@@ -141,15 +172,35 @@ pub fn parse_start_binary<'a>(
     body: &'a [u8],
     receipt: StartReceipt<'_>,
 ) -> Result<ParsedStart<'a>, Invalid> {
-    let mut binary = binary::read(headers, Binding::Http, content_type, Some(body));
-    let attributes = std::mem::take(&mut binary.attributes);
-    finish(
-        attributes,
-        BTreeMap::new(),
-        binary.hash,
-        Form::CloudEvents,
-        receipt,
-    )
+    let binary = binary::read(headers, Binding::Http, content_type, Some(body));
+    of_binary(binary, Carrier::Request, receipt)
+}
+
+/// Parses the envelope of a record: `text` is one JSON object.
+pub(super) fn of_record<'a>(
+    text: &'a str,
+    form: Form,
+    receipt: StartReceipt<'_>,
+) -> Result<ParsedStart<'a>, Invalid> {
+    one(&mut Scanner::new(text), form, Carrier::Record, receipt)?
+}
+
+/// Parses the envelope of a record in binary mode.
+pub(super) fn of_binary_record<'a>(
+    binary: Binary<'a>,
+    receipt: StartReceipt<'_>,
+) -> Result<ParsedStart<'a>, Invalid> {
+    of_binary(binary, Carrier::Record, receipt)
+}
+
+fn of_binary<'a>(
+    binary: Binary<'a>,
+    carrier: Carrier,
+    receipt: StartReceipt<'_>,
+) -> Result<ParsedStart<'a>, Invalid> {
+    let Binary { attributes, hash } = binary;
+    let envelope = (attributes, BTreeMap::new(), hash);
+    finish(envelope, Form::CloudEvents, carrier, receipt)
 }
 
 fn items<'a>(
@@ -175,7 +226,7 @@ fn items<'a>(
         }
         let from = scanner.position();
         scanner.restart(from);
-        let parsed = match one(scanner, form, receipt) {
+        let parsed = match one(scanner, form, Carrier::Request, receipt) {
             Ok(parsed) => parsed,
             Err(error) => {
                 // The items after an invalid one can only be read if its end is found.
@@ -201,6 +252,7 @@ fn items<'a>(
 fn one<'a>(
     scanner: &mut Scanner<'a>,
     form: Form,
+    carrier: Carrier,
     receipt: StartReceipt<'_>,
 ) -> Result<Result<ParsedStart<'a>, Invalid>, JsonError> {
     if scanner.peek() != Some(b'{') {
@@ -245,22 +297,30 @@ fn one<'a>(
         body_hash.insert(&name, name_hash, hash);
     }
     scanner.leave_object(&object)?;
-    Ok(finish(attributes, members, body_hash, form, receipt))
+    let envelope = (attributes, members, body_hash);
+    Ok(finish(envelope, form, carrier, receipt))
 }
 
+/// Attributes, members beside them, and the hash of both.
+type Envelope<'a> = (
+    Attributes<'a>,
+    BTreeMap<&'static str, Cow<'a, str>>,
+    BodyHasher,
+);
+
 fn finish<'a>(
-    mut attributes: Attributes<'a>,
-    mut members: BTreeMap<&'static str, Cow<'a, str>>,
-    mut body_hash: BodyHasher,
+    (mut attributes, mut members, mut body_hash): Envelope<'a>,
     form: Form,
+    carrier: Carrier,
     receipt: StartReceipt<'_>,
 ) -> Result<ParsedStart<'a>, Invalid> {
-    if let Some(kind) = attributes.envelope_kind.as_deref()
-        && kind != receipt.kind.name()
+    let kind = receipt.kind.name();
+    if let Some(named) = attributes.envelope_kind.as_deref()
+        && named != kind
     {
         return Err(Invalid {
             code: "unsupported_kind".into(),
-            message: format!("this route takes the kind `{}` alone", receipt.kind.name()),
+            message: format!("this route takes the kind `{kind}` alone"),
         });
     }
     if attributes.binary.is_some() {
@@ -281,8 +341,18 @@ fn finish<'a>(
         inner?;
     }
     event.data = Data::Absent;
-    body_hash.leave_out(hash::key(b"id"), hash::string(event.id.as_bytes()));
+    let mut leave_out = |name: &str, value: &str| {
+        body_hash.leave_out(hash::key(name.as_bytes()), hash::string(value.as_bytes()));
+    };
+    leave_out("id", &event.id);
+    if carrier == Carrier::Record {
+        leave_out("omnilinkkind", kind);
+        if let Some(key) = &event.idempotency_key {
+            leave_out("idempotencykey", key);
+        }
+    }
     Ok(ParsedStart {
+        kind: receipt.kind,
         event,
         members,
         body_hash: body_hash.finish(),

@@ -217,6 +217,10 @@ impl Refused {
     pub(super) fn new(problem: Problem, id: RequestId) -> Self {
         Self(Box::new(problem), id)
     }
+
+    pub(super) fn into_problem(self) -> Problem {
+        *self.0
+    }
 }
 
 impl IntoResponse for Refused {

@@ -135,10 +135,16 @@ pub struct RecordRow {
 pub struct RunFilter {
     /// With this status.
     pub status: Option<String>,
+    /// With one of these statuses; empty: any.
+    pub any_status: Vec<String>,
     /// Of the workflow of this name.
     pub workflow: Option<String>,
     /// Requested by this principal.
     pub principal: Option<String>,
+    /// With a step of this tool.
+    pub tool: Option<String>,
+    /// With an error of this code.
+    pub code: Option<String>,
     /// Requested by this principal, in addition to `principal`: set for callers that may only see their own runs.
     pub own: Option<String>,
 }
@@ -256,35 +262,60 @@ pub async fn runs(
         "SELECT {columns} FROM omnilink.runs WHERE tenant = "
     ));
     query.push_bind(&page.tenant);
-    for (column, wanted) in [
-        ("status", &filter.status),
-        ("workflow_name", &filter.workflow),
-        ("principal", &filter.principal),
-        ("principal", &filter.own),
-    ] {
-        if let Some(wanted) = wanted {
-            query.push(format!(" AND {column} = ")).push_bind(wanted);
-        }
-    }
-    // Redundant, but lets the query planner use the partial index.
-    if filter.status.as_deref().is_some_and(|s| s != "succeeded") {
-        query.push(" AND status <> 'succeeded'");
-    }
+    conditions(&mut query, filter);
     newest_first(&mut query, page, "created_at", "run_id");
     let rows = query.build().fetch_all(store.pool()).await?;
     Ok(rows.iter().map(head).collect::<Result<_, _>>()?)
 }
 
+/// How many runs of a tenant there are in the range of a page.
+pub async fn count(store: &Store, page: &Page, filter: &RunFilter) -> Result<i64, StoreError> {
+    let mut query =
+        QueryBuilder::<Postgres>::new("SELECT count(*) FROM omnilink.runs WHERE tenant = ");
+    query.push_bind(&page.tenant);
+    conditions(&mut query, filter);
+    range(&mut query, page, "created_at");
+    let row = query.build().fetch_one(store.pool()).await?;
+    Ok(row.try_get(0)?)
+}
+
+fn conditions(query: &mut QueryBuilder<Postgres>, filter: &RunFilter) {
+    for (column, wanted) in [
+        ("status", &filter.status),
+        ("workflow_name", &filter.workflow),
+        ("principal", &filter.principal),
+        ("principal", &filter.own),
+        ("error->>'code'", &filter.code),
+    ] {
+        if let Some(wanted) = wanted {
+            let wanted = wanted.clone();
+            query.push(format!(" AND {column} = ")).push_bind(wanted);
+        }
+    }
+    let status = filter.status.as_ref();
+    if !filter.any_status.is_empty() {
+        let any = filter.any_status.clone();
+        query.push(" AND status = ANY(").push_bind(any).push(")");
+    }
+    // Redundant, but lets the query planner use the partial index.
+    let succeeded = |status: &String| status == "succeeded";
+    let any = &filter.any_status;
+    if status.is_some_and(|status| !succeeded(status))
+        || !any.is_empty() && !any.iter().any(succeeded)
+    {
+        query.push(" AND status <> 'succeeded'");
+    }
+    if let Some(tool) = &filter.tool {
+        query
+            .push(" AND EXISTS (SELECT FROM omnilink.run_steps s WHERE s.tenant = runs.tenant AND s.run_id = runs.run_id AND s.tool = ")
+            .push_bind(tool.clone())
+            .push(")");
+    }
+}
+
 /// Adds range, order and limit of a page.
 fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str, id: &str) {
-    if let Some(since) = page.since {
-        query.push(format!(" AND {at} >= "));
-        push_time(query, micros(since));
-    }
-    if let Some(until) = page.until {
-        query.push(format!(" AND {at} < "));
-        push_time(query, micros(until));
-    }
+    range(query, page, at);
     if let Some(Place {
         at: last,
         id: after,
@@ -297,6 +328,18 @@ fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str, id: &
     query
         .push(format!(" ORDER BY {at} DESC, {id} DESC LIMIT "))
         .push_bind(page.limit as i64);
+}
+
+/// Adds the range of a page.
+fn range(query: &mut QueryBuilder<Postgres>, page: &Page, at: &str) {
+    if let Some(since) = page.since {
+        query.push(format!(" AND {at} >= "));
+        push_time(query, micros(since));
+    }
+    if let Some(until) = page.until {
+        query.push(format!(" AND {at} < "));
+        push_time(query, micros(until));
+    }
 }
 
 /// The steps of a run, unordered.

@@ -225,8 +225,8 @@ registry! {
         [Label { name: "reason", values: "`address` (one address has as many as it may have), `handshake` (the TLS handshake failed or took longer than 10 s)" }];
     /// Of admission.
     ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
-        "Events that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",
-        [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (forwarded to the partition of its key)" }];
+        "Events and starts that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",
+        [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (forwarded to the partition of its key), `started` (a start, whose record went to commands)" }];
     /// Of admission, and of times.
     TRIGGERS = "omnilink_triggers_total", Kind::Counter, Count,
         "Triggers of workflows that fired, by what they wait for and outcome",

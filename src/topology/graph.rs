@@ -1,4 +1,4 @@
-//! The topologies as a Mermaid flowchart.
+//! The topologies, and what starts workflows, as a Mermaid flowchart.
 
 use std::fmt::Write;
 
@@ -11,14 +11,26 @@ use super::{
     },
 };
 
-/// The system's own topologies and those of the set.
-pub fn mermaid(set: &Set) -> String {
+/// What starts a workflow without a request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Starter<'a> {
+    /// Events of this type, or whose type begins so (`order.*`).
+    Event(&'a str),
+    /// These times: an expression and its time zone.
+    Times(&'a str),
+}
+
+/// The system's own topologies, those of the set, and workflows with what starts them.
+pub fn mermaid(set: &Set, workflows: &[(Starter<'_>, &str)]) -> String {
     let mut graph = Graph::default();
     for topology in system::defaults() {
         graph.system(&topology);
     }
     for plan in &set.plans {
         graph.user(plan);
+    }
+    for (starter, workflow) in workflows {
+        graph.workflow(*starter, workflow);
     }
     graph.finish()
 }
@@ -41,6 +53,11 @@ fn id(kind: &str, name: &str) -> String {
         }
     }
     id
+}
+
+/// A text in double quotes, in which Mermaid reads all characters as they are.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "#quot;"))
 }
 
 impl Graph {
@@ -141,6 +158,27 @@ impl Graph {
                 }
             }
         }
+    }
+
+    fn workflow(&mut self, starter: Starter<'_>, name: &str) {
+        let workflow = id("w_", name);
+        self.node(format!(
+            "{workflow}([\"<b>{name}</b><br/>workflow\"]):::user"
+        ));
+        match starter {
+            Starter::Event(pattern) => {
+                // Admission starts it, in the transaction of the event.
+                let admission = id("p_", "admission");
+                self.edge(&admission, &workflow, &quoted(pattern));
+            }
+            Starter::Times(times) => {
+                let clock = id("c_", times);
+                self.node(format!("{clock}{{{{{}}}}}", quoted(times)));
+                self.edge(&clock, &workflow, "");
+            }
+        }
+        let commands = self.topic("commands");
+        self.edge(&workflow, &commands, "");
     }
 
     fn finish(self) -> String {

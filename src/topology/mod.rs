@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-pub use graph::mermaid;
+pub use graph::{Starter, mermaid};
 pub(crate) use program::{OverEvent, Program};
 pub use rehearsal::{Outcome, render, run as rehearse};
 #[doc(hidden)]

@@ -98,14 +98,19 @@ impl Triggers {
         found
     }
 
-    /// All cron triggers, with their workflows.
-    pub fn of_times(&self) -> impl Iterator<Item = (&ToStart, &CronTrigger)> {
+    /// All triggers, with their workflows.
+    pub fn all(&self) -> impl Iterator<Item = (&ToStart, &Trigger)> {
         self.workflows.iter().flat_map(|to_start| {
             let triggers = to_start.workflow.triggers.iter();
-            triggers.filter_map(move |trigger| match trigger {
-                Trigger::Cron(trigger) => Some((to_start, &**trigger)),
-                Trigger::Event(_) => None,
-            })
+            triggers.map(move |trigger| (to_start, trigger))
+        })
+    }
+
+    /// All cron triggers, with their workflows.
+    pub fn of_times(&self) -> impl Iterator<Item = (&ToStart, &CronTrigger)> {
+        self.all().filter_map(|(to_start, trigger)| match trigger {
+            Trigger::Cron(trigger) => Some((to_start, &**trigger)),
+            Trigger::Event(_) => None,
         })
     }
 }

@@ -29,6 +29,7 @@ const FLOORS: &[&[&str]] = &[
     &["jwt", "stream"],
     &["replay", "topology"],
     &["api", "workflows"],
+    &["starts"],
     &[
         "admission",
         "bridges",

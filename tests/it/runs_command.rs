@@ -457,6 +457,25 @@ fn many_runs_are_controlled_by_a_filter() {
     assert_eq!(asked[1].line, format!("{path}&cursor=c"));
     assert_eq!(asked.len(), 2);
 
+    commands
+        .server
+        .answer(Canned::json(200, &json!({ "items": [] })));
+    let more = [
+        "runs",
+        "pause",
+        "--tool",
+        "pay",
+        "--code",
+        "http_500",
+        "--since",
+        "2026-01-31",
+        "--dry-run",
+    ];
+    assert_eq!(commands.run(&more).0, 0);
+    let path =
+        "GET /v1/runs?limit=1000&tool=pay&code=http%5F500&since=2026%2D01%2D31T00%3A00%3A00Z";
+    assert_eq!(commands.server.asked()[0].line, path);
+
     // Requests go out at the same time: any of them gets any of the answers.
     list();
     let problem = |status, code: &str| Canned::json(status, &json!({ "code": code }));

@@ -136,6 +136,40 @@ fn tests_and_graph_are_printed() {
     assert_eq!(graph, expected);
 }
 
+#[test]
+fn the_graph_shows_what_starts_workflows() {
+    let dir = TempDir::new().unwrap();
+    let workflows = dir.path().join("workflows");
+    std::fs::create_dir(&workflows).unwrap();
+    let started = r#"
+name: invoice.send
+version: "1.0.0"
+plan: { steps: [ { id: a, tool: noop } ] }
+on: [ { event: order.* }, { event: order.paid, when: 'true' }, { cron: "0 9 * * 1", tz: Europe/Berlin } ]
+"#;
+    let requested = "name: other\nversion: '1.0.0'\nplan: { steps: [ { id: a, tool: noop } ] }\n";
+    std::fs::write(workflows.join("send.yaml"), started).unwrap();
+    std::fs::write(workflows.join("other.yaml"), requested).unwrap();
+    let (code, graph, error) = output(&mut omnilink(dir.path(), &["graph"]));
+    assert_eq!(code, 0, "{error}");
+    let workflow = "w_invoice_2e_send";
+    let times = "c_0_20_9_20__2a__20__2a__20_1_20_Europe_2f_Berlin";
+    for line in [
+        &format!("{workflow}([\"<b>invoice.send</b><br/>workflow\"]):::user"),
+        &format!("p_admission -->|\"order.*\"| {workflow}"),
+        &format!("p_admission -->|\"order.paid\"| {workflow}"),
+        &format!("{times}{{{{\"0 9 * * 1 Europe/Berlin\"}}}}"),
+        &format!("{times} --> {workflow}"),
+        &format!("{workflow} --> t_commands"),
+    ] {
+        assert!(
+            graph.lines().any(|one| one.trim() == line),
+            "{line}: {graph}"
+        );
+    }
+    assert!(!graph.contains("other"), "{graph}");
+}
+
 fn derive(from: &str) -> String {
     format!(
         "name: derived

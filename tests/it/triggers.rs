@@ -1,28 +1,24 @@
 //! Triggers by events on both logs: an event starts a run once, what fails is a dead letter whose redrive starts it alone, loops end,
 //! controls keep runs queued.
 
-use std::sync::Arc;
-
-use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
-    admission::Admission,
     base::{clock::Millis, id::Tenant},
-    commands::{ALL_TENANTS, Command, start::run_id},
-    controls::{EmergencyState, SecretKeys},
-    envelope::{Form, avro, parse_structured},
-    log::{Record, header},
-    runs::{Event, RunRecord},
-    stream::{
-        dlq::redrive::{Pick, Redrive, Redriven},
-        lane::Running,
+    commands::{
+        ALL_TENANTS, Command,
+        start::{Trace, run_id},
     },
-    workflows::{Catalog, Current, check_texts},
+    controls::EmergencyState,
+    envelope::{Form, avro, parse_structured},
+    log::Record,
+    runs::{Event, RunRecord},
 };
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestLog, append, on_both_logs, read_all,
-    sagas::{PARTITIONS, Processor, TENANT, command, types},
+    TestLog,
+    admitting::{Node, catalog},
+    append, on_both_logs, read_all,
+    sagas::{TENANT, command, types},
 };
 
 on_both_logs!(
@@ -32,38 +28,10 @@ on_both_logs!(
     controls_keep_runs_queued,
     params_that_cannot_be_stored_are_a_dead_letter,
     items_of_a_batch_start_runs_and_fail_alone,
+    the_trace_goes_on_through_emitted_events,
 );
 
-/// Sagas and admission on one log.
-struct Node {
-    sagas: Processor,
-    workflows: Current,
-    secrets: Arc<SecretKeys>,
-    admission: Option<Running>,
-}
-
 impl Node {
-    fn start(test_log: &TestLog, files: &[&str]) -> Self {
-        let sagas = Processor::start(test_log);
-        let secrets = SecretKeys::new([&STANDARD.encode([1; 32])[..]]).unwrap();
-        let mut node = Self {
-            sagas,
-            workflows: Current::new(catalog(files)),
-            secrets: Arc::new(secrets),
-            admission: None,
-        };
-        node.admit(test_log);
-        node
-    }
-
-    fn admit(&mut self, test_log: &TestLog) {
-        let admission = Admission::new(&self.sagas.names, PARTITIONS, 24 * 3_600_000, false)
-            .with_secrets(Arc::clone(&self.secrets))
-            .with_workflows(self.workflows.clone());
-        let running = test_log.start_lane(&self.sagas.log, admission, &Arc::default());
-        self.admission = Some(running);
-    }
-
     fn post(&self, events: &[Value]) {
         let records = events.iter().map(ingress).collect();
         append(&*self.sagas.log, &self.sagas.names.ingress, records).unwrap();
@@ -73,57 +41,6 @@ impl Node {
     fn run_until(&self, workflow: &str, id: &str, last: &str) -> Vec<RunRecord> {
         self.sagas.history_until(&run_of(workflow, id), last)
     }
-
-    /// How many events there are, but for those about runs, once there are so many.
-    fn events(&self, at_least: usize) -> usize {
-        let mut count = 0;
-        for _ in 0..100 {
-            let records = read_all(&*self.sagas.log, &self.sagas.names.events, at_least);
-            let values = records.iter().map(|r| r.record.value.as_deref().unwrap());
-            let kinds = values.map(|value| avro::decode_event(value).unwrap().0.kind.to_string());
-            count = kinds.filter(|kind| !kind.starts_with("omnilink.")).count();
-            if count >= at_least {
-                break;
-            }
-        }
-        count
-    }
-
-    /// How many runs there are, once there are so many: each has five records.
-    fn runs(&self, at_least: usize) -> usize {
-        self.sagas.histories(5 * at_least).len()
-    }
-
-    /// The dead letters: stage, code and message.
-    fn letters(&self, at_least: usize) -> Vec<(String, String, String)> {
-        let letters = read_all(&*self.sagas.log, &self.sagas.names.dlq, at_least);
-        let letters = letters.into_iter().map(|letter| {
-            let text = |name: &str| {
-                let value = header(&letter.record.headers, &format!("omnilink.dlq.{name}"));
-                String::from_utf8(value.unwrap().to_vec()).unwrap()
-            };
-            (text("stage"), text("code"), text("message"))
-        });
-        letters.collect()
-    }
-
-    fn redrive(&self) -> Redriven {
-        let redrive = Redrive {
-            log: &*self.sagas.log,
-            names: &self.sagas.names,
-            secrets: &self.secrets,
-        };
-        redrive.run(&Pick::All, &mut |_| true).unwrap()
-    }
-}
-
-fn catalog(files: &[&str]) -> Catalog {
-    let files = files.iter().enumerate();
-    let named = files.map(|(n, text)| (format!("{n}.yaml"), Ok((*text).to_owned())));
-    let checked = check_texts([], named);
-    let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
-    assert_eq!(problems, Vec::<String>::new());
-    checked.catalog.unwrap()
 }
 
 fn run_of(workflow: &str, id: &str) -> String {
@@ -206,6 +123,31 @@ fn an_event_starts_the_workflows_that_name_its_type_once(test_log: TestLog) {
     for id in ["1", "2", "3"] {
         node.run_until("any", id, "run_succeeded");
     }
+    // Each start is in the audit log, and so is what became of it.
+    let entries = node.starts(5);
+    let mut said: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+            assert_eq!(
+                (&detail["kind"], &detail["source"]),
+                (&json!("workflow"), &json!("/shop"))
+            );
+            let principal = entry.principal.clone().unwrap();
+            format!(
+                "{principal} {} {}",
+                detail["type"].as_str().unwrap(),
+                detail["status"].as_str().unwrap()
+            )
+        })
+        .collect();
+    said.sort();
+    let [any, paid_said] =
+        ["any", "paid"].map(|name| format!("trigger:{name} order.paid accepted"));
+    assert_eq!(
+        said,
+        [&any, &any, &any, &paid_said, &paid_said].map(String::clone)
+    );
     // The start keeps what the event says of itself.
     let commands = read_all(&*node.sagas.log, &node.sagas.names.commands, 5);
     let commands = commands
@@ -255,6 +197,24 @@ fn what_fails_is_a_dead_letter_whose_redrive_starts_the_workflow_alone(test_log:
         assert_eq!((&**stage, &**code), ("trigger.paid", "invalid_payload"));
         assert!(message.starts_with("`/params/total`: "), "{message}");
     }
+    let entries = node.starts(4);
+    let refused = entries.iter().filter(|entry| {
+        let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+        let [status, code] =
+            ["status", "code"].map(|name| detail[name].as_str().unwrap_or_default().to_owned());
+        let position = detail["request_id"]
+            .as_str()
+            .unwrap()
+            .starts_with("ingress:");
+        (&*status, &*code, position) == ("refused", "invalid_payload", true)
+    });
+    let runs: Vec<_> = refused
+        .map(|entry| entry.resource_id.clone().unwrap())
+        .collect();
+    assert!(
+        runs.contains(&run_of("paid", "1")) && runs.contains(&run_of("paid", "2")),
+        "{runs:?}"
+    );
     // The events are admitted, and start what else they start.
     assert_eq!(node.events(2), 2);
     node.run_until("any", "1", "run_succeeded");
@@ -391,4 +351,48 @@ fn items_of_a_batch_start_runs_and_fail_alone(test_log: TestLog) {
     node.run_until("paid", "2", "run_succeeded");
     assert_eq!(node.events(3), 3);
     assert_eq!(node.runs(3), 3);
+}
+
+fn the_trace_goes_on_through_emitted_events(test_log: TestLog) {
+    let first = r#"
+name: first
+version: "1.0.0"
+plan: { steps: [ { id: say, tool: emit, input: { type: order.checked, data: {} } } ] }
+on: [ { event: order.paid } ]
+"#;
+    let second = r#"
+name: second
+version: "1.0.0"
+plan: { steps: [ { id: call, tool: http, input: { method: GET, url: "http://localhost/" } } ] }
+on: [ { event: order.checked } ]
+"#;
+    let node = Node::start(&test_log, &[first, second]);
+    let mut paid = event("1", "order.paid", &json!({}));
+    paid["tracestate"] = json!("shop=1");
+    node.post(&[paid.clone()]);
+    let [call] = &node.sagas.calls(1)[..] else {
+        panic!("one call");
+    };
+    assert_eq!(call.workflow.as_deref(), Some("second"));
+    assert_eq!(call.traceparent.as_deref(), paid["traceparent"].as_str());
+    assert_eq!(call.tracestate.as_deref(), Some("shop=1"));
+    // The end of a run is an event of the same trace.
+    node.run_until("first", "1", "run_succeeded");
+    assert_eq!(node.events(2), 2);
+    let events = read_all(&*node.sagas.log, &node.sagas.names.events, 3);
+    let mut kinds: Vec<_> = events
+        .iter()
+        .map(|fetched| {
+            let (event, _) = avro::decode_event(fetched.record.value.as_deref().unwrap()).unwrap();
+            let trace = Trace::of(&event);
+            assert_eq!(trace.traceparent.as_deref(), paid["traceparent"].as_str());
+            assert_eq!(trace.tracestate.as_deref(), Some("shop=1"));
+            event.kind.to_string()
+        })
+        .collect();
+    kinds.sort();
+    assert_eq!(
+        kinds,
+        ["omnilink.run.succeeded", "order.checked", "order.paid"]
+    );
 }

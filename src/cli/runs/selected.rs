@@ -5,7 +5,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{PATH, of_tenant};
-use crate::{cli::moment, runs::RunStatus};
+use crate::{api::run_batches::RunAction, cli::moment, runs::RunStatus};
 
 /// The selected runs: one, or all that match a filter.
 #[derive(clap::Args)]
@@ -25,6 +25,15 @@ pub(in crate::cli) struct Selected {
     /// Instead of one run: all that this principal asked for
     #[arg(long)]
     pub(super) principal: Option<String>,
+    /// Instead of one run: all that have a step with this tool
+    #[arg(long, value_name = "NAME")]
+    pub(super) tool: Option<String>,
+    /// Instead of one run: all whose error has this code
+    #[arg(long)]
+    pub(super) code: Option<String>,
+    /// Instead of one run: all that were asked for at this time or later, such as `2h` ago or 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) since: Option<String>,
     /// Instead of one run: all that were asked for before this time, such as `2h` ago or 2026-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) older_than: Option<String>,
@@ -33,7 +42,15 @@ pub(in crate::cli) struct Selected {
     pub(super) dry_run: bool,
 }
 
-const FILTERS: [&str; 4] = ["status", "workflow", "principal", "older_than"];
+const FILTERS: [&str; 7] = [
+    "status",
+    "workflow",
+    "principal",
+    "tool",
+    "code",
+    "since",
+    "older_than",
+];
 
 /// An action on runs.
 pub(super) struct Action {
@@ -56,15 +73,14 @@ impl Action {
 
     /// Whether the action applies to a run with this status.
     pub(super) fn applies_to(&self, status: &str) -> bool {
-        let mut all = RunStatus::ALL.into_iter();
-        let Some(status) = all.find(|one| one.name() == status) else {
-            return true;
-        };
-        match self.name {
-            "retry" => status.is_final(),
-            "resume" => status == RunStatus::Paused,
-            "pause" => !status.is_final() && status != RunStatus::Paused,
-            _ => !status.is_final() && status != RunStatus::Compensating,
+        let mut statuses = RunStatus::ALL.into_iter();
+        let mut actions = RunAction::ALL.into_iter();
+        let status = statuses.find(|one| one.name() == status);
+        let action = actions.find(|one| one.name() == self.name);
+        match (action, status) {
+            (Some(action), Some(status)) => action.applies_to(status),
+            // Of a later version.
+            _ => true,
         }
     }
 

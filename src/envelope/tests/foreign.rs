@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     envelope::{
         foreign::{NoRegistry, Schema, SchemaError, Schemas, to_json},
-        kafka::{Inbound, Unread, read},
+        kafka::{Content, Inbound, Unread, read},
     },
     log::Record,
 };
@@ -647,7 +647,9 @@ fn a_foreign_record_is_read_as_its_json() {
         let datum = written(schema, value);
         let (whose, nobodys) = (record(7, &datum, &acme), record(7, &datum, &[]));
         match read(&whose, NOW, &One(schema)) {
-            Ok(Inbound::One(event)) => assert_eq!(event.data, Data::Json(data.into())),
+            Ok(Inbound::One(Content::Event(event))) => {
+                assert_eq!(event.data, Data::Json(data.into()));
+            }
             other => panic!("{other:?}"),
         }
         let none = read(&nobodys, NOW, &One(schema));

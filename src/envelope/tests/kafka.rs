@@ -6,7 +6,7 @@ use crate::{
     envelope::{
         avro::{decode_event, encode_event, encode_ingress},
         foreign::NoRegistry,
-        kafka::{self, BATCH_MAX, Inbound, Unread},
+        kafka::{self, BATCH_MAX, Content, Inbound, Unread},
         schemas,
     },
     log::Record,
@@ -53,7 +53,14 @@ fn read(record: &Record, timestamp: Millis) -> Result<Inbound<'_>, Invalid> {
 
 fn one(record: &Record) -> Event<'_> {
     match read(record, NOW) {
-        Ok(Inbound::One(event)) => event,
+        Ok(Inbound::One(Content::Event(event))) => event,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn start(record: &Record) -> ParsedStart<'_> {
+    match read(record, NOW) {
+        Ok(Inbound::One(Content::Start(start))) => start,
         other => panic!("{other:?}"),
     }
 }
@@ -168,7 +175,8 @@ fn a_null_value_is_an_event_without_data() {
 #[test]
 fn each_wrong_record_has_its_code() {
     let strict = |more: &str| STRICT.replace('}', &format!("{more}}}"));
-    let command = strict(r#","omnilinkkind":"command","params":{},"run_at":"x""#);
+    let unknown = strict(r#","omnilinkkind":"plan""#);
+    let beside = strict(r#","omnilinkkind":"command","params":{}"#);
     let broken = strict(",");
     let twice = strict(r#","id":"2""#);
     let cases: &[Case<'_>] = &[
@@ -187,9 +195,11 @@ fn each_wrong_record_has_its_code() {
         (&[STRUCTURED, TENANT], b"[]", "invalid_payload"),
         (
             &[STRUCTURED, TENANT],
-            command.as_bytes(),
+            unknown.as_bytes(),
             "unsupported_kind",
         ),
+        // In the CloudEvents format the members of a start are in `data`.
+        (&[STRUCTURED, TENANT], beside.as_bytes(), "invalid_payload"),
         (
             &[TENANT, ("content-type", "application/cloudevents+avro")],
             b"x",
@@ -244,7 +254,7 @@ fn each_wrong_record_has_its_code() {
                 ("ce_omnilinkkind", "task"),
             ],
             b"1",
-            "unsupported_kind",
+            "invalid_payload",
         ),
         (&[TENANT, CE[1], CE[2], CE[3]], b"1", "unrecognised_payload"),
         (&[TENANT], &[0, 0, 0, 0, 7, 1], "unknown_schema"),
@@ -255,7 +265,7 @@ fn each_wrong_record_has_its_code() {
         (&[], STRICT.as_bytes(), "missing_tenant"),
         (&[TENANT], broken.as_bytes(), "invalid_payload"),
         (&[TENANT], twice.as_bytes(), "invalid_payload"),
-        (&[TENANT], command.as_bytes(), "unsupported_kind"),
+        (&[TENANT], unknown.as_bytes(), "unsupported_kind"),
         (
             &[TENANT],
             br#"{"id":"1","source":"/s","type":"t","data":1}"#,
@@ -311,6 +321,66 @@ fn headerless_json_may_lack_data_and_have_a_byte_order_mark() {
 }
 
 #[test]
+fn starts_are_read_in_each_form() {
+    let more = |more: &str| STRICT.replace('}', &format!(",{more}}}"));
+    let members = r#"{"params":{"n":1.50},"policy":null}"#;
+    let data = more(&format!(
+        r#""omnilinkkind":"command","idempotencykey":"k","data":{members}"#
+    ));
+    let beside = more(r#""params":{"n":1.50},"idempotencykey":"k","omnilinkkind":"command""#);
+    let attributes = [
+        ("ce_omnilinkkind", "command"),
+        ("ce_idempotencykey", "k"),
+        ("content-type", "application/json"),
+    ];
+    let records = [
+        record(&[&[TENANT, STRUCTURED]], Some(data.as_bytes())),
+        record(&[&[TENANT]], Some(data.as_bytes())),
+        record(&[&[TENANT]], Some(beside.as_bytes())),
+        record(&[&[TENANT], &CE, &attributes], Some(members.as_bytes())),
+    ];
+    for record in &records {
+        let start = start(record);
+        assert_eq!(start.kind, StartKind::Command);
+        assert_eq!(start.member("params"), Some(r#"{"n":1.50}"#));
+        assert_eq!(start.member("policy"), None);
+        let event = &start.event;
+        assert_eq!((&*event.id, &event.data), ("1", &Data::Absent));
+        assert_eq!(event.idempotency_key.as_deref(), Some("k"));
+        assert_eq!(start.clone().into_owned(), start);
+    }
+    for kind in ["workflow", "goal", "task"] {
+        let text = more(&format!(r#""omnilinkkind":"{kind}""#));
+        let record = record(&[&[TENANT]], Some(text.as_bytes()));
+        assert_eq!(start(&record).kind.name(), kind);
+    }
+    let event = more(r#""omnilinkkind":"event""#);
+    assert_eq!(one(&record(&[&[TENANT]], Some(event.as_bytes()))).id, "1");
+}
+
+#[test]
+fn a_start_has_the_hash_of_the_same_one_over_http() {
+    let params = r#""params":{"n":1}"#;
+    let request = STRICT.replace('}', &format!(",{params}}}"));
+    let receipt = StartReceipt {
+        kind: StartKind::Command,
+        tenant: &acme(),
+        received: NOW,
+    };
+    let (items, _) = parse_starts(request.as_bytes(), Form::OmniLink, 1, receipt).unwrap();
+    let requested = items.into_iter().next().unwrap().parsed.unwrap();
+    let hash = |more: &str| {
+        let more = format!(r#",{more},"omnilinkkind":"command","idempotencykey":"k"}}"#);
+        let text = STRICT
+            .replace("\"id\":\"1\"", "\"id\":\"2\"")
+            .replace('}', &more);
+        start(&record(&[&[TENANT]], Some(text.as_bytes()))).body_hash
+    };
+    assert!(hash(params).is_same(&requested.body_hash));
+    assert!(!hash(r#""params":{"n":2}"#).is_same(&requested.body_hash));
+}
+
+#[test]
 fn a_batch_keeps_the_text_of_its_items() {
     let command = STRICT.replace('}', r#","omnilinkkind":"command"}"#);
     let body = format!("[{STRICT}, {{}} ,{command}]");
@@ -325,11 +395,17 @@ fn a_batch_keeps_the_text_of_its_items() {
         panic!("no batch");
     };
     let [(good, event), (bad, missing), (other, kind)] = <[_; 3]>::try_from(items).unwrap();
-    assert_eq!((good, event.unwrap().tenant), (STRICT.as_bytes(), acme()));
+    let event = event.and_then(Content::into_event).unwrap();
+    assert_eq!((good, event.tenant), (STRICT.as_bytes(), acme()));
     assert_eq!(bad, b"{}");
     refused(missing, "missing_specversion", "an empty item");
     assert_eq!(other, command.as_bytes());
-    refused(kind, "unsupported_kind", "a command");
+    let Ok(Content::Start(start)) = &kind else {
+        panic!("{kind:?}");
+    };
+    assert_eq!(start.kind, StartKind::Command);
+    let event = kind.and_then(Content::into_event);
+    refused(event, "unsupported_kind", "a command for a topology");
 }
 
 #[test]
@@ -349,7 +425,7 @@ fn a_batch_is_bounded() {
 fn foreign_timestamps_are_clamped() {
     let record = record(&[&[TENANT], &CE], Some(b"1"));
     for timestamp in [i64::MIN, -1, 0, i64::MAX] {
-        let Ok(Inbound::One(event)) = read(&record, Millis(timestamp)) else {
+        let Ok(Inbound::One(Content::Event(event))) = read(&record, Millis(timestamp)) else {
             panic!("refused");
         };
         event.check().unwrap();
@@ -377,8 +453,8 @@ proptest! {
     #[test]
     fn random_records_never_panic(
         headers in vec((
-            "ce_(id|source|type|specversion|entityid|entitytype|time|x)|content-type|omnilink-tenant|[a-z]{1,4}",
-            option::of("1\\.0|/s|acme|application/cloudevents(-batch)?\\+json|application/json|[ -~]{0,9}"),
+            "ce_(id|source|type|specversion|entityid|entitytype|time|x|omnilinkkind)|content-type|omnilink-tenant|[a-z]{1,4}",
+            option::of("1\\.0|/s|acme|task|application/cloudevents(-batch)?\\+json|application/json|[ -~]{0,9}"),
         ), 0..10),
         value in option::of(prop_oneof![vec(any::<u8>(), 0..60), Just(STRICT.as_bytes().to_vec())]),
         own in any::<bool>(),
@@ -393,10 +469,15 @@ proptest! {
             headers: headers.into_iter().map(|(name, value)| (name, value.map(Bytes::from))).collect(),
         };
         match read(&record, NOW) {
-            Ok(Inbound::One(event)) => prop_assert_eq!(event.check(), Ok(())),
+            Ok(Inbound::One(Content::Event(event))) => prop_assert_eq!(event.check(), Ok(())),
+            Ok(Inbound::One(Content::Start(start))) => prop_assert_eq!(start.event.check(), Ok(())),
             Ok(Inbound::Own(own)) => prop_assert_eq!(own.event.check(), Ok(())),
             Ok(Inbound::Batch(items)) => {
-                for event in items.into_iter().filter_map(|(_, event)| event.ok()) {
+                for content in items.into_iter().filter_map(|(_, content)| content.ok()) {
+                    let event = match content {
+                        Content::Event(event) => event,
+                        Content::Start(start) => start.event,
+                    };
                     prop_assert_eq!(event.check(), Ok(()));
                 }
             }

@@ -80,6 +80,27 @@ pub(crate) async fn retry(
     answer.map_err(|problem| Refused::new(problem, caller.request_id()))
 }
 
+/// Repeats a run under the idempotency key. Returns true if that was done before.
+pub(super) async fn again(controller: &Controller, id: &str, key: &str) -> Result<bool, Problem> {
+    let options = RetryRun::default();
+    let earlier = earlier(controller, id, false)
+        .await
+        .map_err(Refused::into_problem)?;
+    let retry = RetryRequest {
+        tenant: controller.tenant.clone(),
+        earlier: &earlier,
+        retry: &options,
+        key,
+        body_hash: BodyHash::of_text(b"{}").map_err(|e| Problem::invalid(e.to_string()))?,
+        traceparent: controller.trace.parent.clone(),
+        tracestate: controller.trace.state.clone(),
+        wait: None,
+    };
+    let answer = retry.start_only(&controller.caller).await;
+    record(controller, id, &options, answer.as_ref().err()).await;
+    answer
+}
+
 /// Reads what the run has done, once its row shows that it has ended; for `reuse` also which runs have taken over its steps.
 async fn earlier(controller: &Controller, id: &str, reuse: bool) -> Result<EarlierRun, Refused> {
     let caller = &controller.caller;

@@ -34,19 +34,23 @@ pub(crate) async fn cancel(
         return Err(caller.refuse(Problem::lacks(RUNS_ABANDON)));
     }
     let run = controller.run(&id)?;
+    controller.send(run, end(reason, compensate)).await
+}
+
+/// The end of a run.
+pub(super) fn end(reason: Option<String>, compensate: bool) -> Message<'static, Cancel> {
     let mut detail = Map::new();
     detail.insert("compensate".into(), compensate.into());
     if let Some(reason) = &reason {
         detail.insert("reason".into(), reason.clone().into());
     }
-    let message = Message {
+    Message {
         kind: control::CANCEL,
         body: Cancel { reason, compensate },
         action: "run.cancelled",
         detail,
         decision: None,
-    };
-    controller.send(run, message).await
+    }
 }
 
 /// `POST /v1/runs/{id}/pause`.
@@ -55,7 +59,7 @@ pub(crate) async fn pause(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Refused> {
-    plain((control::PAUSE, "run.paused"), &shared, &id, request).await
+    plain(PAUSE, &shared, &id, request).await
 }
 
 /// `POST /v1/runs/{id}/resume`.
@@ -64,28 +68,37 @@ pub(crate) async fn resume(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Refused> {
-    plain((control::RESUME, "run.resumed"), &shared, &id, request).await
+    plain(RESUME, &shared, &id, request).await
 }
 
-/// Sends a record with an empty body.
+/// The kind of the record and the action of the audit log.
+pub(super) type Plain = (&'static str, &'static str);
+pub(super) const PAUSE: Plain = (control::PAUSE, "run.paused");
+pub(super) const RESUME: Plain = (control::RESUME, "run.resumed");
+
+/// A message with an empty body.
+pub(super) fn empty((kind, action): Plain) -> Message<'static, PauseRun> {
+    Message {
+        kind,
+        body: PauseRun {},
+        action,
+        detail: Map::new(),
+        decision: None,
+    }
+}
+
+/// Sends a message with an empty body.
 async fn plain(
-    (kind, action): (&'static str, &'static str),
+    which: Plain,
     shared: &Arc<Shared>,
     id: &str,
     request: Request,
 ) -> Result<Response, Refused> {
     let sent = Sent::read(shared, request).await?;
-    let body: PauseRun = sent.fields_or_default()?;
-    let controller = sent.permit(kind).await?;
+    let PauseRun {} = sent.fields_or_default()?;
+    let controller = sent.permit(which.0).await?;
     let run = controller.run(id)?;
-    let message = Message {
-        kind,
-        body,
-        action,
-        detail: Map::new(),
-        decision: None,
-    };
-    controller.send(run, message).await
+    controller.send(run, empty(which)).await
 }
 
 /// `POST /v1/runs/{id}/signal`.

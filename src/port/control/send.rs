@@ -23,6 +23,7 @@ use crate::{
     },
     audit::Outcome,
     commands::Command,
+    limits::Lease,
     log::{Append, Position},
     plans::jcs,
     port::{
@@ -82,7 +83,33 @@ impl Controller {
         message: Message<'_, B>,
     ) -> Result<Response, Refused> {
         let run_id = run.to_string();
-        let result = match self.exchange(run, &run_id, &message).await {
+        let in_flight = self.in_flight.take();
+        let result = self.deliver(run, &message, in_flight).await;
+        // Does not use `refuse`, because the refusal is already in the audit log.
+        let status = result.map_err(|problem| Refused::new(problem, self.caller.request_id()))?;
+        let code = match status {
+            ControlStatus::Done => StatusCode::OK,
+            ControlStatus::Accepted => StatusCode::ACCEPTED,
+        };
+        let poll_url = format!("/v1/runs/{run_id}");
+        let controlled = RunControlled {
+            run_id,
+            approval_id: message.decision.map(|of| of.approval_id.to_owned()),
+            status,
+            poll_url,
+        };
+        Ok((code, Json(controlled)).into_response())
+    }
+
+    /// As [`Controller::send`], without the HTTP answer. `in_flight` is released when the record is in the log.
+    pub(super) async fn deliver<B: Serialize>(
+        &self,
+        run: Uuid,
+        message: &Message<'_, B>,
+        in_flight: Option<Lease>,
+    ) -> Result<ControlStatus, Problem> {
+        let run_id = run.to_string();
+        let result = match self.exchange(run, &run_id, message, in_flight).await {
             Err(problem) => Err(problem),
             Ok(None) => Ok(ControlStatus::Accepted),
             Ok(Some(
@@ -107,21 +134,8 @@ impl Controller {
                 Err(Problem::new(&NOT_FOUND, detail))
             }
         };
-        self.record(&run_id, &message, result.as_ref()).await;
-        // Does not use `refuse`, because the refusal is already in the audit log.
-        let status = result.map_err(|problem| Refused::new(problem, self.caller.request_id()))?;
-        let code = match status {
-            ControlStatus::Done => StatusCode::OK,
-            ControlStatus::Accepted => StatusCode::ACCEPTED,
-        };
-        let poll_url = format!("/v1/runs/{run_id}");
-        let controlled = RunControlled {
-            run_id,
-            approval_id: message.decision.map(|of| of.approval_id.to_owned()),
-            status,
-            poll_url,
-        };
-        Ok((code, Json(controlled)).into_response())
+        self.record(&run_id, message, result.as_ref()).await;
+        result
     }
 
     /// Whether a run that refuses a decision has accepted the same decision by the same person before. A run that has not ended has
@@ -174,10 +188,11 @@ impl Controller {
 
     /// Returns `None` if the run did not answer in time.
     async fn exchange<B: Serialize>(
-        &mut self,
+        &self,
         run: Uuid,
         run_id: &str,
         message: &Message<'_, B>,
+        in_flight: Option<Lease>,
     ) -> Result<Option<Answer>, Problem> {
         let shared = &self.caller.shared;
         let Ok(permit) = shared.controlling.appends.try_acquire() else {
@@ -191,8 +206,8 @@ impl Controller {
             at: shared.clock.now().0.saturating_mul(1000),
             principal: self.caller.key.principal.clone(),
             on_behalf_of: self.caller.on_behalf_of.clone(),
-            traceparent: self.trace.parent.take(),
-            tracestate: self.trace.state.take(),
+            traceparent: self.trace.parent.clone(),
+            tracestate: self.trace.state.clone(),
             // Serializing cannot fail: the body consists of text, numbers and JSON that were checked.
             body: serde_json::to_string(&message.body).unwrap_or_default(),
         };
@@ -217,7 +232,7 @@ impl Controller {
             Ok(Err(_)) | Err(_) => return Err(Problem::log_unavailable()),
         };
         drop(permit);
-        self.in_flight = None;
+        drop(in_flight);
         let Some(position) = positions.first().copied() else {
             return Ok(None);
         };

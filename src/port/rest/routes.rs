@@ -79,6 +79,7 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::CancelRun => handler(route, control::runs::cancel),
         Operation::PauseRun => handler(route, control::runs::pause),
         Operation::ResumeRun => handler(route, control::runs::resume),
+        Operation::ControlRuns => handler(route, control::batch::control),
         Operation::RetryRun => handler(route, control::retry::retry),
         Operation::SignalRun => handler(route, control::runs::signal),
         Operation::DecideApproval => handler(route, control::decide::decide),

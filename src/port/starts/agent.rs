@@ -13,7 +13,6 @@ use serde_json::{Map, Value, value::to_raw_value};
 use super::{
     answer,
     append::append,
-    fields::{StartFields, StartTarget, user_of},
     judge::{Candidate, Judge},
     outcome::Ready,
     post::identify,
@@ -46,6 +45,7 @@ use crate::{
             wait::RunLookup,
         },
     },
+    starts::{StartFields, StartTarget, user_of},
 };
 
 /// The source of plain goals, which do not name one.
@@ -174,13 +174,13 @@ impl<'a> Goal<'a> {
     fn read(judge: &Judge<'_>, body: &'a [u8], plain: bool) -> Result<Self, Refusal> {
         let body = without_mark(body);
         // This is checked here, so that invalid JSON is reported as such.
-        let hash = BodyHash::of_text(body).map_err(|e| Refusal::of_envelope(e.into()))?;
+        let hash = BodyHash::of_text(body).map_err(Invalid::from)?;
         let text = std::str::from_utf8(body).unwrap_or_default();
         if has_member(text, "eventId") || has_member(text, "event_id") {
             return Self::of_envelope(judge, body);
         }
         if !plain {
-            return Err(Refusal::of_envelope(Invalid::missing("eventId")));
+            return Err(Invalid::missing("eventId").into());
         }
         let mut payload = payload(text)?;
         let idempotency_key = payload.idempotency_key.take().filter(|key| !key.is_empty());
@@ -212,7 +212,7 @@ impl<'a> Goal<'a> {
     fn of_envelope(judge: &Judge<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
         let tenant = &judge.caller.key.tenant;
         let parsed = parse_structured(body, Dialect::OmniLink, tenant, judge.now);
-        let Parsed { mut event, .. } = parsed.map_err(Refusal::of_envelope)?;
+        let Parsed { mut event, .. } = parsed?;
         if event.kind != AGENT_GOAL {
             let message = format!("`eventType` must be `{AGENT_GOAL}`");
             return Err(Refusal::new(
@@ -229,8 +229,7 @@ impl<'a> Goal<'a> {
             "{{\"source\":{},\"payload\":{data}}}",
             Value::from(&*event.source)
         );
-        let body_hash = BodyHash::of_text(compared.as_bytes());
-        let body_hash = body_hash.map_err(|e| Refusal::of_envelope(e.into()))?;
+        let body_hash = BodyHash::of_text(compared.as_bytes()).map_err(Invalid::from)?;
         let payload = payload(&data)?;
         let idempotency_key = event.idempotency_key.take().map(Cow::into_owned);
         Ok(Self {

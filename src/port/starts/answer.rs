@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::outcome::StartOutcome;
+use super::{outcome::StartOutcome, refusal::Refusal};
 use crate::{
     api::{
         events::{Accepted, ItemError, ItemResult, ItemStatus},
@@ -18,8 +18,8 @@ use crate::{
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Answers 202 if any start was accepted or is a duplicate, or the batch is empty; otherwise a problem with the code of the first start
-/// and the results of all.
+/// Answers 202 if any start was accepted or is a duplicate, or the batch is empty; otherwise a problem with the results of all starts. Its
+/// code is that of the first start refused by a rate limit, or else of the first start.
 pub(super) fn respond(
     id: RequestId,
     is_batch: bool,
@@ -27,13 +27,12 @@ pub(super) fn respond(
 ) -> Result<Response, Problem> {
     let results: Vec<_> = taken.iter().enumerate().map(result).collect();
     if !taken.is_empty() && taken.iter().all(Result::is_err) {
-        let first = taken.into_iter().find_map(Result::err);
-        if let Some(first) = first {
-            // Texts and numbers always have a JSON form.
-            let results = serde_json::to_vec(&results).unwrap_or_default();
-            return Err(first.into_problem().results(&results));
-        }
-        return Err(Problem::log_unavailable());
+        let mut refusals: Vec<_> = taken.into_iter().filter_map(Result::err).collect();
+        let is_limited = |refusal: &Refusal| refusal.status == ItemStatus::RateLimited;
+        let first = refusals.iter().position(is_limited).unwrap_or(0);
+        // Texts and numbers always have a JSON form.
+        let results = serde_json::to_vec(&results).unwrap_or_default();
+        return Err(refusals.swap_remove(first).into_problem().results(&results));
     }
     let location = results.first().and_then(|first| first.poll_url.clone());
     let location = location.filter(|_| !is_batch);

@@ -5,12 +5,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{
-    fields::{StartFields, StartTarget},
     outcome::{AuditedStart, Ready, StartOutcome},
     permit,
-    record::Checked,
     refusal::Refusal,
-    resolve,
 };
 use crate::{
     api::events::ItemStatus,
@@ -24,6 +21,7 @@ use crate::{
         problem::Problem,
         rest::caller::Caller,
     },
+    starts::{self, Checked, NO_PLANNER, Named, StartFields, StartTarget},
     workflows::Catalog,
 };
 
@@ -109,26 +107,29 @@ impl<'a> Judge<'a> {
         } = candidate;
         permit::permissions(key, event, &fields)?;
         self.check_disabled(self.feature())?;
+        let named = Named::of(&self.catalog, event, &fields);
+        if let Some(name) = named.name {
+            self.check_disabled(&format!("workflow:{name}"))?;
+        }
         permit::allowlists(key, event, &fields)?;
+        permit::named(key, &fields, &named)?;
         if matches!(fields.what, StartTarget::Goal(_)) {
-            return Err(Refusal::disabled("planner", "this version has no planner"));
+            return Err(Refusal::disabled("planner", NO_PLANNER));
         }
-        let resolved = resolve::resolve(&self.catalog, key, event, &fields)?;
-        if let Some(workflow) = &resolved.workflow {
-            self.check_disabled(&format!("workflow:{}", workflow.name))?;
-        }
+        let resolved = starts::resolve(&self.catalog, event, &fields, &named)?;
         self.check_limits(&event.kind).await?;
-        Checked {
+        let checked = Checked {
             kind: self.kind,
             identity,
-            key,
+            key: Some(key),
             event,
             body_hash,
             fields,
             resolved,
+            received: self.now,
             now: self.now,
-        }
-        .record()
+        };
+        Ok(checked.record()?)
     }
 
     /// The feature that an operator can disable; tasks have none.

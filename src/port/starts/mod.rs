@@ -4,11 +4,8 @@
 //! |---|---|
 //! | `post` | a request to the first four: one start or a batch |
 //! | `agent` | the agents' routes |
-//! | `fields` | the members of an envelope, checked one by one |
 //! | `permit` | what the key is allowed to do |
-//! | `resolve` | workflow, plan and tools; params against schemas |
-//! | `record` | the start record |
-//! | `judge` | all of these checks in the order below |
+//! | `judge` | all checks in the order below; admission shares those of [`crate::starts`] |
 //! | `earlier_run`, `retry` | repeating a run: what the earlier run has done, and the start record built from it |
 //! | `append`, `outcome` | the last step, and the outcome of a start |
 //! | `wait` | `Prefer: wait` |
@@ -21,13 +18,10 @@ pub(crate) mod agent;
 mod answer;
 mod append;
 pub(crate) mod earlier_run;
-mod fields;
 mod judge;
 mod outcome;
 mod permit;
 pub(crate) mod post;
-mod record;
 mod refusal;
-mod resolve;
 pub(crate) mod retry;
 pub(crate) mod wait;

@@ -1,9 +1,6 @@
 //! What the key is allowed to start.
 
-use super::{
-    fields::{StartFields, StartTarget},
-    refusal::Refusal,
-};
+use super::refusal::Refusal;
 use crate::{
     api::{
         problem::{ADAPTER_NOT_ALLOWED, ENV_NOT_ALLOWED, WORKFLOW_NOT_ALLOWED},
@@ -11,6 +8,7 @@ use crate::{
     },
     controls::{ACT_AS, Key},
     envelope::Event,
+    starts::{Named, StartFields, StartTarget},
 };
 
 /// Checks the permissions that a start needs.
@@ -63,6 +61,20 @@ pub(super) fn allowlists(
     {
         let message = format!("the key's `allowed_adapters` do not contain `{adapter}`");
         return Err(Refusal::denied(&ADAPTER_NOT_ALLOWED, message));
+    }
+    Ok(())
+}
+
+/// Checks the key's allowlist of workflows, for a start that names one or has an inline plan. A command without a workflow is refused
+/// later.
+pub(super) fn named(key: &Key, fields: &StartFields, named: &Named<'_>) -> Result<(), Refusal> {
+    let judged = match &fields.what {
+        StartTarget::Command => named.name.is_some(),
+        StartTarget::Workflow(_) | StartTarget::Plan(_) => true,
+        StartTarget::Goal(_) | StartTarget::Task => false,
+    };
+    if judged {
+        workflow(key, named.name, named.version.as_deref())?;
     }
     Ok(())
 }

@@ -11,7 +11,6 @@ use axum::{
 use super::{
     answer,
     append::append,
-    fields::StartFields,
     judge::{Candidate, Judge},
     outcome::Ready,
     refusal::Refusal,
@@ -39,6 +38,7 @@ use crate::{
         problem::{Problem, Refused},
         rest::caller::Caller,
     },
+    starts::StartFields,
 };
 
 /// `POST /v1/commands`.
@@ -168,7 +168,7 @@ async fn process(
             return Err(Problem::new(&BATCH_TOO_LARGE, invalid.message));
         }
         Err(invalid) => {
-            let refusal = Refusal::of_envelope(invalid);
+            let refusal = Refusal::from(invalid);
             judge.record_refusal(None, None, None, &refusal);
             return Ok(Batch {
                 starts: vec![Err(refusal)],
@@ -193,7 +193,7 @@ async fn process(
     if items.is_empty() && !judge.caller.key.scopes.permits(permission) {
         return Err(Problem::lacks(permission));
     }
-    // If an identity occurs twice in a batch, the first start with it is appended.
+    // If an identity occurs twice in a batch, the first accepted start with it is appended.
     let mut mine = HashMap::new();
     let mut starts = Vec::with_capacity(items.len());
     for item in items {
@@ -280,7 +280,7 @@ impl StartsRequest<'_> {
         let parsed = if item.raw.len() > limit {
             Err(Refusal::too_large("an item", limit))
         } else {
-            item.parsed.map_err(Refusal::of_envelope)
+            item.parsed.map_err(Refusal::from)
         };
         let mut parsed = match parsed {
             Ok(parsed) => parsed,
@@ -309,14 +309,16 @@ impl StartsRequest<'_> {
             self.judge.record_refusal(event, None, None, &refusal);
             return Err(refusal);
         }
-        mine.entry(identity.clone()).or_insert(parsed.body_hash);
         let candidate = Candidate {
             event: &parsed.event,
             body_hash: parsed.body_hash,
             fields,
-            identity,
+            identity: identity.clone(),
         };
-        self.judge.start(candidate).await
+        let ready = self.judge.start(candidate).await?;
+        // A refused start does not use up its identity.
+        mine.entry(identity).or_insert(parsed.body_hash);
+        Ok(ready)
     }
 
     /// Parses the fields, and derives the identity.
@@ -326,7 +328,7 @@ impl StartsRequest<'_> {
         is_batch: bool,
     ) -> Result<(StartFields, Vec<String>), Refusal> {
         let event = &parsed.event;
-        let fields = StartFields::read(parsed, self.judge.kind, self.judge.now)?;
+        let fields = StartFields::read(parsed, self.judge.now)?;
         let key = self.header.or(event.idempotency_key.as_deref());
         let key = key.ok_or_else(Refusal::no_idempotency_key)?;
         let mut identity = vec!["run".to_owned(), event.tenant.to_string(), key.to_owned()];

@@ -37,6 +37,16 @@ pub(super) struct Refusal {
     limit: Option<Arc<Standing>>,
 }
 
+/// Converts an error of the envelope parser, or of the checks of [`crate::starts`].
+impl From<Invalid> for Refusal {
+    fn from(invalid: Invalid) -> Self {
+        let code = Code::of(&invalid.code).unwrap_or(&INVALID_PAYLOAD);
+        let mut refusal = Self::new(ItemStatus::Invalid, code, invalid.message);
+        refusal.name = invalid.code;
+        refusal
+    }
+}
+
 impl Refusal {
     pub(super) fn new(
         status: ItemStatus,
@@ -52,14 +62,6 @@ impl Refusal {
             disabled: None,
             limit: None,
         }
-    }
-
-    /// Converts an error of the envelope parser.
-    pub(super) fn of_envelope(invalid: Invalid) -> Self {
-        let code = Code::of(&invalid.code).unwrap_or(&INVALID_PAYLOAD);
-        let mut refusal = Self::new(ItemStatus::Invalid, code, invalid.message);
-        refusal.name = invalid.code;
-        refusal
     }
 
     /// A required field is missing.

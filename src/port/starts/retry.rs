@@ -14,12 +14,10 @@ use super::{
     answer,
     append::append,
     earlier_run::EarlierRun,
-    fields::value,
     judge::Judge,
     outcome::{AuditedStart, Ready},
     permit,
     refusal::Refusal,
-    resolve::{inline, to_raw, unwritable},
     wait::Waiting,
 };
 use crate::{
@@ -36,10 +34,11 @@ use crate::{
             WorkflowVersion,
         },
     },
-    envelope::{BodyHash, StartKind},
+    envelope::{BodyHash, Invalid, StartKind},
     plans::{OnExhausted, Plan, jcs},
     port::{problem::Problem, rest::caller::Permitted},
     runs::{Reused, Undo},
+    starts::{inline, to_raw, unwritable, value},
     workflows::{Catalog, Resolved},
 };
 
@@ -83,27 +82,11 @@ impl RetryRequest<'_> {
 
     /// Starts the run; the answer is that of a start.
     pub(crate) async fn start(self, caller: &Permitted) -> Result<Response, Problem> {
-        let mut judge = Judge::of(caller, StartKind::Workflow);
-        judge.tenant = self.tenant.clone();
-        let run = start::run_id(&self.identity());
-        let audited = AuditedStart {
-            kind: self.earlier.started.kind.clone().unwrap_or_default(),
-            source: SOURCE.to_owned(),
-            on_behalf_of: caller.on_behalf_of.clone(),
-        };
-        let command = self.command(&judge)?;
-        let record = command
-            .encode()
-            .map_err(|e| Problem::invalid(e.to_string()))?;
+        let judge = self.judge(caller);
+        let ready = self.ready(&judge)?;
         let waiting = self
             .wait
-            .map(|wait| Waiting::new(&caller.shared, &judge.tenant, run, wait));
-        let ready = Ready {
-            run,
-            body: self.body_hash,
-            record,
-            audited,
-        };
+            .map(|wait| Waiting::new(&caller.shared, &judge.tenant, ready.run, wait));
         let taken = append(&judge, vec![Ok(ready)]).await;
         if let (Some(waiting), [Ok(started)]) = (waiting, &taken[..])
             && let Some(run) = waiting.end(started).await
@@ -111,6 +94,37 @@ impl RetryRequest<'_> {
             return Ok(answer::ended(&run));
         }
         answer::respond(caller.request_id(), false, taken)
+    }
+
+    /// Starts the run; true: it was started before.
+    pub(crate) async fn start_only(self, caller: &Permitted) -> Result<bool, Problem> {
+        let judge = self.judge(caller);
+        let ready = self.ready(&judge)?;
+        match append(&judge, vec![Ok(ready)]).await.pop() {
+            Some(Ok(started)) => Ok(started.duplicate),
+            Some(Err(refusal)) => Err(refusal.into_problem()),
+            None => Err(Problem::log_unavailable()),
+        }
+    }
+
+    fn judge<'c>(&self, caller: &'c Permitted) -> Judge<'c> {
+        let mut judge = Judge::of(caller, StartKind::Workflow);
+        judge.tenant = self.tenant.clone();
+        judge
+    }
+
+    fn ready(&self, judge: &Judge<'_>) -> Result<Ready, Problem> {
+        let record = self.command(judge)?.encode();
+        Ok(Ready {
+            run: start::run_id(&self.identity()),
+            body: self.body_hash,
+            record: record.map_err(|e| Problem::invalid(e.to_string()))?,
+            audited: AuditedStart {
+                kind: self.earlier.started.kind.clone().unwrap_or_default(),
+                source: SOURCE.to_owned(),
+                on_behalf_of: judge.caller.on_behalf_of.clone(),
+            },
+        })
     }
 
     fn command(&self, judge: &Judge<'_>) -> Result<Command, Problem> {
@@ -130,7 +144,7 @@ impl RetryRequest<'_> {
             source: SOURCE.to_owned(),
             received_at: micros,
             run_at: None,
-            params: Some(to_raw(&started.params.value()).map_err(Refusal::into_problem)?),
+            params: Some(to_raw(&started.params.value()).map_err(problem)?),
             workflow: prepared.resolved.workflow,
             plan: prepared.resolved.plan,
             tools: prepared.resolved.tools,
@@ -149,6 +163,7 @@ impl RetryRequest<'_> {
                 allowed_workflows: Vec::new(),
             },
             depth: 0,
+            from_ingress: false,
             retry: Some(Box::new(Retry {
                 of: self.earlier.run_id().to_owned(),
                 reused: prepared.reused,
@@ -364,6 +379,10 @@ impl RetryRequest<'_> {
             undo,
         })
     }
+}
+
+fn problem(invalid: Invalid) -> Problem {
+    Refusal::from(invalid).into_problem()
 }
 
 fn conflict(message: impl Into<Cow<'static, str>>) -> Refusal {

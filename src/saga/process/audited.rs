@@ -5,13 +5,17 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
+    begin::Origin,
     inbox::{By, RunInput},
     live::About,
 };
 use crate::{
-    audit::{Entry, Outcome},
+    audit::{Entry, Outcome, START},
     base::{clock::Millis, id::Tenant},
-    commands::control::{CANCEL, DECISION, PAUSE, RESUME, SIGNAL},
+    commands::{
+        Command,
+        control::{CANCEL, DECISION, PAUSE, RESUME, SIGNAL},
+    },
     controls::Emergency,
     runs::{Decision, Event, RiskLane},
     saga::{Answer, Input, Refusal, Run, judge},
@@ -43,6 +47,33 @@ pub(super) fn refused(
         .by(&by.principal, by.on_behalf_of.as_deref())
         .resource("run", run_id)
         .detail(detail)
+}
+
+/// The entry about a start that no request has recorded: that of an event, a time or a Kafka producer. `position`: that of its record, as
+/// in the history.
+pub(super) fn started(
+    command: &Command,
+    origin: &Origin,
+    status: &str,
+    position: &str,
+    now: Millis,
+) -> Entry {
+    let fields: [(&str, &str); 6] = [
+        ("request_id", position),
+        ("run_id", &command.run_id),
+        ("kind", origin.request.name()),
+        ("type", &origin.kind),
+        ("source", &origin.source),
+        ("status", status),
+    ];
+    let detail = fields
+        .into_iter()
+        .map(|(name, text)| (name.to_owned(), Value::from(text)));
+    let tenant = Tenant::new(&command.tenant).ok();
+    Entry::new(tenant.as_ref(), START, Outcome::Ok, now)
+        .by(&command.principal, command.on_behalf_of.as_deref())
+        .resource("run", &command.run_id)
+        .detail(detail.collect())
 }
 
 /// The refusal of a control or decision of a producer on Kafka, if emergency controls forbid it. The port checks requests over HTTP.

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     base::{clock::Millis, id::Tenant},
-    commands::{Command, start::Start},
+    commands::{
+        Command,
+        start::{Request, Start, Trace},
+    },
     runs::{Json, PlanReady, Started, WorkflowVersion},
     stream::Rejected,
 };
@@ -23,6 +26,28 @@ pub(super) struct NewRun {
     pub(super) about: Arc<About>,
     pub(super) started: Started,
     pub(super) body_hash: [u8; 16],
+    /// Of a start that the port has not recorded.
+    pub(super) origin: Option<Origin>,
+}
+
+/// What the audit log says of a start that an event, a time or a Kafka producer led to.
+pub(super) struct Origin {
+    pub(super) request: Request,
+    pub(super) kind: String,
+    pub(super) source: String,
+    /// False for times: each node sends their starts.
+    pub(super) is_sent_once: bool,
+}
+
+impl Origin {
+    fn of(start: &Start) -> Self {
+        Self {
+            request: start.request,
+            kind: start.kind.clone(),
+            source: start.source.clone(),
+            is_sent_once: first(start) != Some("cron"),
+        }
+    }
 }
 
 /// Reads a start record.
@@ -40,18 +65,22 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
             name: workflow.name.clone(),
             version: workflow.version.clone(),
         }),
-        traceparent: command.traceparent.clone(),
-        tracestate: command.tracestate.clone(),
+        trace: Trace {
+            traceparent: command.traceparent.clone(),
+            tracestate: command.tracestate.clone(),
+        },
         ready,
         depth: start.depth,
-        triggered: is_triggered(&start),
+        feature: (!by_port(&start)).then(|| start.request.feature()),
     });
     let body_hash = hash(&start.body_hash);
+    let origin = (!by_port(&start)).then(|| Origin::of(&start));
     let started = started(command, start);
     Ok(NewRun {
         about,
         started,
         body_hash,
+        origin,
     })
 }
 
@@ -105,10 +134,13 @@ fn started(command: &Command, start: Start) -> Started {
     }
 }
 
-/// Whether an event or a time started it. The first part of its identity tells, which requests cannot choose.
-fn is_triggered(start: &Start) -> bool {
-    let kind = start.identity.first().map(String::as_str);
-    matches!(kind, Some("trigger" | "cron"))
+/// Whether a request to the port started it. The first part of its identity tells events and times, which requests cannot choose.
+fn by_port(start: &Start) -> bool {
+    !start.from_ingress && !matches!(first(start), Some("trigger" | "cron"))
+}
+
+fn first(start: &Start) -> Option<&str> {
+    start.identity.first().map(String::as_str)
 }
 
 /// The plan, as its record in the history.

@@ -2,7 +2,12 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Settings, emitted, holds, live::About};
+use super::{
+    Settings,
+    emitted::{self, Emitter},
+    holds,
+    live::About,
+};
 use crate::{
     base::clock::Millis,
     controls::Emergency,
@@ -35,8 +40,7 @@ impl Environment<'_> {
         let in_force = |control: &str| holds::since(holding?, control, now);
         let check_event = |step: &str, input: &serde_json::Value| {
             let key = idempotency_key(&about.run_id, step, CallKind::Execute);
-            let run = (&about.tenant, &*about.run_id);
-            emitted::record(run, about.depth, &key, input, now).map(|_| ())
+            emitted::record(&Emitter::of(about), &key, input, now).map(|_| ())
         };
         core(&Env {
             now,

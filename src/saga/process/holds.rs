@@ -17,17 +17,17 @@ pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
     })
 }
 
-/// Whether a run that an event or a time has started must stay queued. Such starts are never refused; requests for runs are
-/// refused at the port instead.
+/// Whether a run that an event, a time or a Kafka producer has started must stay queued. Such starts are never refused because of
+/// controls; requests for runs are refused at the port instead.
 pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
-    let Some(controls) = controls.filter(|_| about.triggered) else {
+    let (Some(controls), Some(feature)) = (controls, about.feature) else {
         return false;
     };
     let disabled = |feature: &str| controls.disabled(feature).is_some();
     let workflow = about.workflow.as_ref();
     controls.kill_switch()
         || controls.operator_takeover()
-        || disabled("workflows")
+        || disabled(feature)
         || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
 }
 

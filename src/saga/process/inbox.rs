@@ -81,8 +81,8 @@ pub(super) struct By {
     pub(super) on_behalf_of: Option<String>,
 }
 
-/// The kinds of JSON records that producers on Kafka may send, in addition to results. Starts are excluded because only the port
-/// can check them.
+/// The kinds of JSON records that producers on Kafka may send, in addition to results. Starts are excluded because they must be
+/// checked: producers send them to `ingress`.
 const FOREIGN_KINDS: [&str; 6] = [CANCEL, PAUSE, RESUME, SIGNAL, DECISION, HELD];
 /// The default principal of such records.
 const FOREIGN_PRINCIPAL: &str = "kafka";

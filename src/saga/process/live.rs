@@ -8,7 +8,7 @@ use std::{
 use super::{compile::Ready, rows::RunKey};
 use crate::{
     base::{clock::Millis, id::Tenant},
-    commands::Command,
+    commands::{Command, start::Trace},
     runs::{Json, WorkflowVersion},
     saga::{Run, TextKey},
 };
@@ -22,13 +22,14 @@ pub(super) struct About {
     pub(super) run_id: Arc<str>,
     pub(super) tenant: Tenant,
     pub(super) workflow: Option<WorkflowVersion>,
-    pub(super) traceparent: Option<String>,
-    pub(super) tracestate: Option<String>,
+    /// That of its start.
+    pub(super) trace: Trace,
     pub(super) ready: Arc<Ready>,
     /// How many triggers in a row led to it ([`crate::commands::depth`]).
     pub(super) depth: u32,
-    /// An event or a time started it, not a request.
-    pub(super) triggered: bool,
+    /// The feature that keeps it queued while it is disabled; other controls do so too. `None`: the port started it, which refuses starts
+    /// then.
+    pub(super) feature: Option<&'static str>,
 }
 
 /// A run in memory.

@@ -62,13 +62,16 @@ pub(super) fn ended(about: &About, run: &Run, last: &Event, now: Millis) -> Opti
 }
 
 fn event(about: &About, number: &str, kind: &str, data: &Value, now: Millis) -> Option<Record> {
-    let event = json!({
+    let mut event = json!({
         "id": format!("{}.{number}", about.run_id),
         "source": SOURCE,
         "type": kind,
         "entity": { "type": "run", "external_id": &*about.run_id },
         "data": data,
     });
+    for (name, value) in about.trace.attributes() {
+        event[name] = value.into();
+    }
     let body = event.to_string();
     // Always valid, because OmniLink sets all of its fields.
     let parsed = parse_structured(body.as_bytes(), Form::OmniLink, &about.tenant, now).ok()?;

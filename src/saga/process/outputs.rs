@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    audited, emitted,
+    audited,
+    emitted::{self, Emitter},
     live::About,
     notices,
     tasks::{self, encode_failed},
@@ -122,8 +123,7 @@ fn emit(
     cx: &mut Context<'_>,
 ) -> Result<(), Failure> {
     let value = input.value();
-    let run = (&about.tenant, &*about.run_id);
-    let record = emitted::record(run, about.depth, key, &value, cx.now())
+    let record = emitted::record(&Emitter::of(about), key, &value, cx.now())
         .map_err(|e| Rejected::new("invalid_event", e.message))?;
     cx.emit(&names.ingress, record);
     Ok(())
@@ -193,8 +193,8 @@ impl Call<'_> {
                 .then(|| tasks::limit_key(tool, &run.started().params, self.input))
                 .flatten(),
             state: TaskStateName::default(),
-            traceparent: about.traceparent.clone(),
-            tracestate: about.tracestate.clone(),
+            traceparent: about.trace.traceparent.clone(),
+            tracestate: about.trace.tracestate.clone(),
         };
         cx.emit_here(&names.steps, command.encode().map_err(encode_failed)?);
         Ok(())

@@ -37,6 +37,9 @@ use crate::{
 const WAKE: &[u8] = b"wake";
 /// How many held runs are woken at once.
 const WAKE_BATCH: usize = 500;
+/// The status of a start in the audit log.
+const ACCEPTED: &str = "accepted";
+const DUPLICATE: &str = "duplicate";
 
 /// The runs of one partition of `commands`.
 pub(super) struct Runs {
@@ -186,9 +189,17 @@ impl Runs {
                 let tenant = Some(&begun.about.tenant);
                 let entry = audited::refused(tenant, &command.run_id, about, &by, now);
                 self.audit(&entry, cx)?;
+            } else if let Some(origin) = begun.origin.filter(|origin| origin.is_sent_once) {
+                let entry =
+                    audited::started(&command, &origin, DUPLICATE, &source.causation(), now);
+                self.audit(&entry, cx)?;
             }
             self.answer(run, source, Answer::Duplicate { same });
             return Ok(());
+        }
+        if let Some(origin) = &begun.origin {
+            let entry = audited::started(&command, origin, ACCEPTED, &source.causation(), now);
+            self.audit(&entry, cx)?;
         }
         let about = begun.about;
         let compiled = Arc::clone(&about.ready.compiled);
@@ -570,7 +581,7 @@ impl Transform for Runs {
 
 /// Whether a change of the controls may let the run continue: calls are held, or it has not begun.
 fn waits_for_controls(run: &saga::Run, about: &About) -> bool {
-    run.waits_for_controls() || about.triggered && run.status() == RunStatus::Queued
+    run.waits_for_controls() || about.feature.is_some() && run.status() == RunStatus::Queued
 }
 
 /// The answer to what led to these events.

@@ -27,7 +27,7 @@ use crate::{
         Data, Event, Form, Invalid, avro,
         foreign::Schemas,
         json::put_string,
-        kafka::{Inbound, TENANT_HEADER, read},
+        kafka::{Content, Inbound, TENANT_HEADER, read},
         parse_structured,
     },
     log::{Headers, Record, header},
@@ -160,13 +160,16 @@ impl Message {
         Ok(Normalised::Events(
             match read(&record, fetched.timestamp, schemas)? {
                 Inbound::Foreign(json) => return Ok(Normalised::Json(json)),
-                Inbound::One(event) => vec![Ok(Self::of_event(&event, origin))],
+                Inbound::One(content) => {
+                    vec![Ok(Self::of_event(&content.into_event()?, origin))]
+                }
                 Inbound::Own(own) => vec![Ok(Self::of_event(&own.event, origin))],
                 Inbound::Batch(items) => items
                     .into_iter()
                     .map(|(raw, item)| {
                         let raw = Bytes::copy_from_slice(raw);
-                        let event = item.map_err(|invalid| Rejected {
+                        let event = item.and_then(Content::into_event);
+                        let event = event.map_err(|invalid| Rejected {
                             value: Some(raw.clone()),
                             ..invalid.into()
                         })?;

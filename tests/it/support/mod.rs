@@ -1,5 +1,6 @@
 //! Fixtures shared by the tests.
 
+pub mod admitting;
 pub mod canned;
 pub mod command;
 pub mod controls;

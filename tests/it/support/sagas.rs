@@ -202,6 +202,7 @@ pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String
         approval_required: false,
         constraints: Constraints::default(),
         depth: 0,
+        from_ingress: false,
         retry: None,
     };
     let body: Value = serde_json::from_str(&start.encode().unwrap()).unwrap();

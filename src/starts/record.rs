@@ -1,8 +1,8 @@
 //! Builds the start record of a checked request.
 
 use super::{
+    fault::too_large,
     fields::{StartFields, StartTarget},
-    refusal::Refusal,
 };
 use crate::{
     base::{clock::Millis, hex::hex},
@@ -13,25 +13,38 @@ use crate::{
         },
     },
     controls::Key,
-    envelope::{BodyHash, Event, StartKind},
+    envelope::{BodyHash, Event, Invalid, StartKind},
     workflows::Resolved,
 };
 
+/// The principal of starts that Kafka producers send.
+pub const KAFKA: &str = "kafka";
+
 /// The parts of a start record.
-pub(super) struct Checked<'a> {
-    pub(super) kind: StartKind,
-    pub(super) identity: Vec<String>,
-    pub(super) key: &'a Key,
-    pub(super) event: &'a Event<'a>,
-    pub(super) body_hash: BodyHash,
-    pub(super) fields: StartFields,
-    pub(super) resolved: Resolved,
-    pub(super) now: Millis,
+pub struct Checked<'a> {
+    /// What it starts.
+    pub kind: StartKind,
+    /// What names the run.
+    pub identity: Vec<String>,
+    /// The key of the request. `None`: a Kafka producer sent it to `ingress`.
+    pub key: Option<&'a Key>,
+    /// Its attributes.
+    pub event: &'a Event<'a>,
+    /// The hash of its envelope.
+    pub body_hash: BodyHash,
+    /// Its members.
+    pub fields: StartFields,
+    /// What it runs.
+    pub resolved: Resolved,
+    /// When it was received.
+    pub received: Millis,
+    /// When its record is written.
+    pub now: Millis,
 }
 
 impl Checked<'_> {
     /// Encodes the record for `commands`.
-    pub(super) fn record(self) -> Result<Command, Refusal> {
+    pub fn record(self) -> Result<Command, Invalid> {
         let Self {
             kind,
             identity,
@@ -40,22 +53,19 @@ impl Checked<'_> {
             body_hash,
             fields,
             resolved,
+            received,
             now,
         } = self;
-        let micros = now.0.saturating_mul(1000);
         let run_id = start::run_id(&identity).to_string();
         let text = |text: &Option<std::borrow::Cow<'_, str>>| text.as_deref().map(str::to_owned);
-        let constraints = &key.scopes.constraints;
+        let constraints = key.map(|key| &key.scopes.constraints);
         let goal = match fields.what {
             StartTarget::Goal(goal) => Some(goal),
             _ => None,
         };
         // Only for a goal it is not known yet what will run.
-        let allowed = if goal.is_some() {
-            &constraints.allowed_workflows[..]
-        } else {
-            &[]
-        };
+        let allowed = constraints.filter(|_| goal.is_some());
+        let allowed = allowed.map_or(&[][..], |constraints| &constraints.allowed_workflows[..]);
         let allowed = allowed.iter().map(|one| AllowedWorkflow {
             name: one.name.clone(),
             version: one.version.clone(),
@@ -73,7 +83,7 @@ impl Checked<'_> {
             kind: event.kind.to_string(),
             id: event.id.to_string(),
             source: event.source.to_string(),
-            received_at: micros,
+            received_at: received.0.saturating_mul(1000),
             run_at: fields.run_at,
             params: fields.params,
             workflow: resolved.workflow,
@@ -87,22 +97,25 @@ impl Checked<'_> {
             causation_id: text(&event.causation_id),
             approval_required: fields.approval_required,
             constraints: Constraints {
-                approvals_required_for: constraints.approvals_required_for.clone(),
+                approvals_required_for: constraints
+                    .map(|constraints| constraints.approvals_required_for.clone())
+                    .unwrap_or_default(),
                 allowed_workflows: allowed.collect(),
             },
             depth: 0,
+            from_ingress: key.is_none(),
             retry: None,
         };
         let body = start
             .encode()
-            .map_err(|_| Refusal::too_large("a start with its plan and tools", RECORD_MAX))?;
+            .map_err(|_| too_large("a start with its plan and tools", RECORD_MAX))?;
         let trace = Trace::of(event);
         Ok(Command {
-            tenant: key.tenant.to_string(),
+            tenant: event.tenant.to_string(),
             run_id,
             kind: start::KIND.to_owned(),
-            at: micros,
-            principal: key.principal.clone(),
+            at: now.0.saturating_mul(1000),
+            principal: key.map_or(KAFKA, |key| key.principal.as_str()).to_owned(),
             on_behalf_of: fields.on_behalf_of,
             traceparent: trace.traceparent,
             tracestate: trace.tracestate,
@@ -120,7 +133,7 @@ mod tests {
         base::id::Tenant,
         controls::{KeyKind, NewKey, Scopes},
         envelope::{Form, StartReceipt, parse_starts},
-        port::starts::resolve::resolve,
+        starts::{Named, resolve},
         workflows::{Catalog, check_texts},
     };
 
@@ -159,16 +172,18 @@ mod tests {
         };
         let (mut items, _) = parse_starts(body.as_bytes(), Form::OmniLink, 1, receipt).unwrap();
         let parsed = items.remove(0).parsed.unwrap();
-        let fields = StartFields::read(&parsed, kind, NOW).unwrap();
-        let resolved = resolve(&catalog, &key, &parsed.event, &fields).unwrap();
+        let fields = StartFields::read(&parsed, NOW).unwrap();
+        let named = Named::of(&catalog, &parsed.event, &fields);
+        let resolved = resolve(&catalog, &parsed.event, &fields, &named).unwrap();
         let checked = Checked {
             kind,
             identity: ["run", "acme", "k"].map(str::to_owned).to_vec(),
-            key: &key,
+            key: Some(&key),
             event: &parsed.event,
             body_hash: parsed.body_hash,
             fields,
             resolved,
+            received: NOW,
             now: NOW,
         };
         checked.record().unwrap()

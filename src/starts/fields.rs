@@ -3,11 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::refusal::Refusal;
 use crate::{
     base::clock::Millis,
     controls::text_is_good,
-    envelope::{IDENTIFIER_MAX, ParsedStart, StartKind, parse_rfc3339},
+    envelope::{IDENTIFIER_MAX, Invalid, ParsedStart, StartKind, parse_rfc3339},
 };
 
 /// How far ahead `run_at` may be, in milliseconds: 400 days.
@@ -15,21 +14,27 @@ const RUN_AT_MAX_MS: i64 = 400 * 86_400_000;
 
 /// The parsed request. JSON values keep their text.
 #[derive(Debug, Default)]
-pub(super) struct StartFields {
-    pub(super) params: Option<Box<RawValue>>,
-    pub(super) what: StartTarget,
-    pub(super) context: Option<Box<RawValue>>,
-    pub(super) adapter: Option<String>,
-    pub(super) approval_required: bool,
+pub struct StartFields {
+    /// `params`, or `input` of a workflow.
+    pub params: Option<Box<RawValue>>,
+    /// What the request starts.
+    pub what: StartTarget,
+    /// What a planner receives beside the goal.
+    pub context: Option<Box<RawValue>>,
+    /// `target.system`.
+    pub adapter: Option<String>,
+    /// `policy.approval: required`.
+    pub approval_required: bool,
     /// In microseconds since the Unix epoch.
-    pub(super) run_at: Option<i64>,
-    pub(super) on_behalf_of: Option<String>,
+    pub run_at: Option<i64>,
+    /// The user for whom it is started.
+    pub on_behalf_of: Option<String>,
 }
 
 /// What the request starts.
 #[derive(Debug, Default)]
-pub(super) enum StartTarget {
-    /// The workflow whose command is `type`.
+pub enum StartTarget {
+    /// The workflow of the command that `type` names.
     #[default]
     Command,
     /// A workflow in this version, or else in the highest one.
@@ -45,10 +50,12 @@ pub(super) enum StartTarget {
 /// A workflow by its name.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NamedWorkflow {
+pub struct NamedWorkflow {
+    /// Its name.
     #[serde(default)]
-    pub(super) name: String,
-    pub(super) version: Option<String>,
+    pub name: String,
+    /// Its version; the highest without it.
+    pub version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,32 +79,28 @@ enum Approval {
 
 impl StartFields {
     /// Parses and checks all members.
-    pub(super) fn read(
-        parsed: &ParsedStart<'_>,
-        kind: StartKind,
-        now: Millis,
-    ) -> Result<Self, Refusal> {
+    pub fn read(parsed: &ParsedStart<'_>, now: Millis) -> Result<Self, Invalid> {
         let object = |name| raw_object(parsed, name);
         let mut fields = Self::default();
-        match kind {
+        match parsed.kind {
             StartKind::Command => {
-                fields.params = Some(object("params")?.ok_or_else(|| Refusal::missing("params"))?);
+                fields.params = Some(object("params")?.ok_or_else(|| Invalid::missing("params"))?);
             }
             StartKind::Workflow => {
                 let workflow = parsed.member("workflow");
                 fields.what = match (workflow, object("plan")?) {
-                    (None, None) => return Err(Refusal::missing("workflow")),
+                    (None, None) => return Err(Invalid::missing("workflow")),
                     (Some(_), Some(_)) => {
-                        return Err(Refusal::invalid("`workflow` and `plan` exclude each other"));
+                        return Err(Invalid::payload("`workflow` and `plan` exclude each other"));
                     }
                     (Some(text), None) => StartTarget::Workflow(workflow_of(text)?),
                     (None, Some(plan)) => StartTarget::Plan(plan),
                 };
-                fields.params = Some(object("input")?.ok_or_else(|| Refusal::missing("input"))?);
+                fields.params = Some(object("input")?.ok_or_else(|| Invalid::missing("input"))?);
             }
             StartKind::Goal => {
                 let goal = text(parsed, "goal")?.filter(|goal| !goal.trim().is_empty());
-                fields.what = StartTarget::Goal(goal.ok_or_else(|| Refusal::missing("goal"))?);
+                fields.what = StartTarget::Goal(goal.ok_or_else(|| Invalid::missing("goal"))?);
                 fields.params = object("params")?;
                 fields.context = object("context")?;
             }
@@ -105,14 +108,14 @@ impl StartFields {
                 fields.what = StartTarget::Task;
                 let params = parsed
                     .member("params")
-                    .ok_or_else(|| Refusal::missing("params"))?;
+                    .ok_or_else(|| Invalid::missing("params"))?;
                 fields.params = Some(raw(params)?);
             }
         }
         if let Some(text) = parsed.member("target") {
             let target: Target = member("target", text, "an object with `system`")?;
             if target.system.is_empty() || target.system.len() > IDENTIFIER_MAX {
-                return Err(Refusal::missing("target_system"));
+                return Err(Invalid::missing("target_system"));
             }
             fields.adapter = Some(target.system);
         }
@@ -135,66 +138,66 @@ impl StartFields {
 }
 
 /// Checks the name of a user, which the sender chooses freely.
-pub(super) fn user_of(field: &str, user: String) -> Result<String, Refusal> {
+pub fn user_of(field: &str, user: String) -> Result<String, Invalid> {
     if text_is_good(&user) {
         return Ok(user);
     }
-    Err(Refusal::invalid(format!(
+    Err(Invalid::payload(format!(
         "`{field}` must have 1 to 256 bytes, and no control characters"
     )))
 }
 
-fn workflow_of(text: &str) -> Result<NamedWorkflow, Refusal> {
+fn workflow_of(text: &str) -> Result<NamedWorkflow, Invalid> {
     let named: NamedWorkflow = member(
         "workflow",
         text,
         "an object with `name` and, if need be, `version`",
     )?;
     if named.name.is_empty() {
-        return Err(Refusal::missing("workflow_name"));
+        return Err(Invalid::missing("workflow_name"));
     }
     Ok(named)
 }
 
-fn run_at(text: &str, now: Millis) -> Result<i64, Refusal> {
+fn run_at(text: &str, now: Millis) -> Result<i64, Invalid> {
     let Some(micros) = parse_rfc3339(text) else {
-        return Err(Refusal::invalid(
+        return Err(Invalid::payload(
             "`run_at` must be an RFC 3339 date-time such as 2026-01-31T12:00:00Z",
         ));
     };
     let latest = now.0.saturating_add(RUN_AT_MAX_MS).saturating_mul(1000);
     if micros > latest {
-        return Err(Refusal::invalid("`run_at` is more than 400 days ahead"));
+        return Err(Invalid::payload("`run_at` is more than 400 days ahead"));
     }
     Ok(micros)
 }
 
-fn member<'t, T: Deserialize<'t>>(name: &str, text: &'t str, what: &str) -> Result<T, Refusal> {
-    serde_json::from_str(text).map_err(|_| Refusal::invalid(format!("`{name}` must be {what}")))
+fn member<'t, T: Deserialize<'t>>(name: &str, text: &'t str, what: &str) -> Result<T, Invalid> {
+    serde_json::from_str(text).map_err(|_| Invalid::payload(format!("`{name}` must be {what}")))
 }
 
-fn text(parsed: &ParsedStart<'_>, name: &str) -> Result<Option<String>, Refusal> {
+fn text(parsed: &ParsedStart<'_>, name: &str) -> Result<Option<String>, Invalid> {
     let Some(text) = parsed.member(name) else {
         return Ok(None);
     };
     Ok(Some(member(name, text, "text")?))
 }
 
-fn raw(text: &str) -> Result<Box<RawValue>, Refusal> {
-    RawValue::from_string(text.to_owned()).map_err(|e| Refusal::invalid(e.to_string()))
+fn raw(text: &str) -> Result<Box<RawValue>, Invalid> {
+    RawValue::from_string(text.to_owned()).map_err(|e| Invalid::payload(e.to_string()))
 }
 
-fn raw_object(parsed: &ParsedStart<'_>, name: &str) -> Result<Option<Box<RawValue>>, Refusal> {
+fn raw_object(parsed: &ParsedStart<'_>, name: &str) -> Result<Option<Box<RawValue>>, Invalid> {
     let Some(text) = parsed.member(name) else {
         return Ok(None);
     };
     if !text.starts_with('{') {
-        return Err(Refusal::invalid(format!("`{name}` must be an object")));
+        return Err(Invalid::payload(format!("`{name}` must be an object")));
     }
     raw(text).map(Some)
 }
 
 /// Parses a text that was already checked.
-pub(super) fn value(raw: &RawValue) -> Result<Value, Refusal> {
-    serde_json::from_str(raw.get()).map_err(|e| Refusal::invalid(e.to_string()))
+pub fn value(raw: &RawValue) -> Result<Value, Invalid> {
+    serde_json::from_str(raw.get()).map_err(|e| Invalid::payload(e.to_string()))
 }

@@ -1,6 +1,6 @@
 //! Determines what runs: the workflow and its plan, or the plan of the request, with the tools. Checks the params against the schema.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{
     Value,
@@ -8,18 +8,13 @@ use serde_json::{
 };
 
 use super::{
-    fields::{NamedWorkflow, StartFields, StartTarget, value},
-    permit,
-    refusal::Refusal,
+    fault::{coded, invalid_plan, too_large, unwritable},
+    fields::{StartFields, StartTarget, value},
 };
 use crate::{
-    api::{
-        events::ItemStatus,
-        problem::{UNKNOWN_TOOL, UNKNOWN_WORKFLOW},
-    },
+    api::problem::{UNKNOWN_TOOL, UNKNOWN_WORKFLOW},
     commands::start::{PARAMS_MAX, PlanSource, Planned},
-    controls::Key,
-    envelope::Event,
+    envelope::{Event, Invalid},
     plans::{PLAN_MAX, Plan, jcs},
     runs::{DEPTH_MAX, depth, read_value},
     workflows::{Catalog, Resolved, Schema, Workflow},
@@ -28,58 +23,73 @@ use crate::{
 /// The maximum number of faults in a message.
 const FAULTS_MAX: usize = 5;
 
-/// Finds the workflow, plan and tools; checks the key's allowlist of workflows, and the params.
-pub(super) fn resolve(
+/// The workflow that a start names, looked up in the catalog. Allowlists of keys and disabled workflows go by its name.
+#[derive(Debug, Default)]
+pub struct Named<'a> {
+    /// Its name. `None`: a plan, a goal or a task, or a command that no workflow has.
+    pub name: Option<&'a str>,
+    /// The version that would run, where it is known.
+    pub version: Option<Cow<'a, str>>,
+    found: Option<&'a Arc<Workflow>>,
+}
+
+impl<'a> Named<'a> {
+    /// Looks it up.
+    pub fn of(catalog: &'a Catalog, event: &Event<'_>, fields: &'a StartFields) -> Self {
+        let (name, version, found) = match &fields.what {
+            StartTarget::Command => (None, None, catalog.command(&event.kind)),
+            StartTarget::Workflow(named) => {
+                let version = named.version.as_deref();
+                let found = catalog.workflow(&named.name, version);
+                (Some(&*named.name), version, found)
+            }
+            StartTarget::Plan(_) | StartTarget::Goal(_) | StartTarget::Task => (None, None, None),
+        };
+        Self {
+            name: found.map(|found| found.name.as_str()).or(name),
+            version: match found {
+                Some(found) => Some(found.version.to_string().into()),
+                None => version.map(Cow::Borrowed),
+            },
+            found,
+        }
+    }
+}
+
+/// Finds workflow, plan and tools, and checks the params. `named` is that of the same start.
+pub fn resolve(
     catalog: &Catalog,
-    key: &Key,
     event: &Event<'_>,
     fields: &StartFields,
-) -> Result<Resolved, Refusal> {
+    named: &Named<'_>,
+) -> Result<Resolved, Invalid> {
     let params = params(fields)?;
     let params = params.as_ref();
     match &fields.what {
         StartTarget::Command => {
-            let found = catalog.command(&event.kind).ok_or_else(|| {
+            let found = named.found.ok_or_else(|| {
                 let message = format!("no workflow has the command `{}`", event.kind);
-                Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
+                coded(&UNKNOWN_WORKFLOW, message)
             })?;
-            permit::workflow(key, Some(&found.name), Some(&found.version.to_string()))?;
             of_workflow(catalog, found, params, fields)
         }
-        StartTarget::Workflow(named) => {
-            let found = named_workflow(catalog, key, named)?;
+        StartTarget::Workflow(_) => {
+            let found = named.found.ok_or_else(|| unknown(named))?;
             of_workflow(catalog, found, params, fields)
         }
-        StartTarget::Plan(plan) => {
-            permit::workflow(key, None, None)?;
-            inline(catalog, plan)
-        }
+        StartTarget::Plan(plan) => inline(catalog, plan),
         StartTarget::Goal(_) => Ok(Resolved::default()),
         StartTarget::Task => task(catalog, event, params, fields),
     }
 }
 
-fn named_workflow<'c>(
-    catalog: &'c Catalog,
-    key: &Key,
-    named: &NamedWorkflow,
-) -> Result<&'c Arc<Workflow>, Refusal> {
-    let found = catalog.workflow(&named.name, named.version.as_deref());
-    let version = match found {
-        Some(found) => Some(found.version.to_string()),
-        None => named.version.clone(),
+fn unknown(named: &Named<'_>) -> Invalid {
+    let name = named.name.unwrap_or_default();
+    let message = match &named.version {
+        Some(version) => format!("there is no workflow `{name}` of version `{version}`"),
+        None => format!("there is no workflow `{name}`"),
     };
-    permit::workflow(key, Some(&named.name), version.as_deref())?;
-    found.ok_or_else(|| {
-        let message = match &named.version {
-            Some(version) => format!(
-                "there is no workflow `{}` of version `{version}`",
-                named.name
-            ),
-            None => format!("there is no workflow `{}`", named.name),
-        };
-        Refusal::new(ItemStatus::Invalid, &UNKNOWN_WORKFLOW, message)
-    })
+    coded(&UNKNOWN_WORKFLOW, message)
 }
 
 fn of_workflow(
@@ -87,22 +97,23 @@ fn of_workflow(
     workflow: &Workflow,
     params: Option<&Value>,
     fields: &StartFields,
-) -> Result<Resolved, Refusal> {
+) -> Result<Resolved, Invalid> {
     check(&workflow.params, params, fields)?;
     catalog.to_run(workflow).map_err(unwritable)
 }
 
-pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Refusal> {
+/// The plan of a request, with its tools.
+pub fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Invalid> {
     if plan.get().len() > PLAN_MAX {
-        return Err(Refusal::too_large("a plan", PLAN_MAX));
+        return Err(too_large("a plan", PLAN_MAX));
     }
     if depth(plan.get().as_bytes()) > DEPTH_MAX {
         let message = format!("a plan may be nested at most {DEPTH_MAX} levels");
-        return Err(Refusal::invalid_plan(message));
+        return Err(invalid_plan(message));
     }
     if let Some(number) = jcs::first_inexact(plan.get()) {
         let number = &number[..number.len().min(40)];
-        return Err(Refusal::invalid_plan(format!(
+        return Err(invalid_plan(format!(
             "the number `{number}` cannot be represented as a double: write it as text"
         )));
     }
@@ -116,7 +127,7 @@ pub(super) fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Ref
         if faults.len() > FAULTS_MAX {
             message.push(format!("and {} more", faults.len() - FAULTS_MAX));
         }
-        Refusal::invalid_plan(message.join("; "))
+        invalid_plan(message.join("; "))
     })?;
     Ok(Resolved {
         workflow: None,
@@ -135,17 +146,17 @@ fn task(
     event: &Event<'_>,
     params: Option<&Value>,
     fields: &StartFields,
-) -> Result<Resolved, Refusal> {
+) -> Result<Resolved, Invalid> {
     let Some(tool) = catalog.tool(&event.kind) else {
         let message = format!("there is no tool `{}`", event.kind);
-        return Err(Refusal::new(ItemStatus::Invalid, &UNKNOWN_TOOL, message));
+        return Err(coded(&UNKNOWN_TOOL, message));
     };
     check(&tool.schema, params, fields)?;
     let plan = serde_json::json!({
         "steps": [{ "id": "task", "tool": tool.tool.name, "input": "{{ params }}" }],
         "output": "{{ steps.task.output }}"
     });
-    let read = Plan::read(&plan).map_err(|_| Refusal::invalid_plan("the task has no plan"))?;
+    let read = Plan::read(&plan).map_err(|_| invalid_plan("the task has no plan"))?;
     Ok(Resolved {
         workflow: None,
         plan: Some(Planned {
@@ -158,16 +169,16 @@ fn task(
 }
 
 /// The params. Refuses those that a run cannot store.
-fn params(fields: &StartFields) -> Result<Option<Value>, Refusal> {
+fn params(fields: &StartFields) -> Result<Option<Value>, Invalid> {
     let Some(params) = &fields.params else {
         return Ok(None);
     };
     let text = params.get();
     if text.len() > PARAMS_MAX {
-        return Err(Refusal::too_large("`params` and `input`", PARAMS_MAX));
+        return Err(too_large("`params` and `input`", PARAMS_MAX));
     }
     let value = read_value(text.as_bytes());
-    let value = value.map_err(|why| Refusal::invalid(format!("`/{}`: {why}", member(fields))))?;
+    let value = value.map_err(|why| Invalid::payload(format!("`/{}`: {why}", member(fields))))?;
     Ok(Some(value))
 }
 
@@ -179,21 +190,17 @@ fn member(fields: &StartFields) -> &'static str {
     }
 }
 
-fn check(schema: &Schema, params: Option<&Value>, fields: &StartFields) -> Result<(), Refusal> {
+fn check(schema: &Schema, params: Option<&Value>, fields: &StartFields) -> Result<(), Invalid> {
     let Some(params) = params else {
         return Ok(());
     };
     schema.check(params).map_err(|wrong| {
         let member = member(fields);
-        Refusal::invalid(format!("`/{member}{}`: {}", wrong.at, wrong.message))
+        Invalid::payload(format!("`/{member}{}`: {}", wrong.at, wrong.message))
     })
 }
 
-pub(super) fn to_raw(value: &Value) -> Result<Box<RawValue>, Refusal> {
+/// The JSON text of a value.
+pub fn to_raw(value: &Value) -> Result<Box<RawValue>, Invalid> {
     to_raw_value(value).map_err(unwritable)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-pub(super) fn unwritable(error: serde_json::Error) -> Refusal {
-    Refusal::invalid(error.to_string())
 }
