@@ -98,7 +98,8 @@ fn parts(number: &str) -> (String, i64) {
     )
 }
 
-/// Whether a double represents a JSON number without loss: the number is the double's shortest form, or its exact value.
+/// Whether a double represents a JSON number without loss: the number is a shortest form of the double, or its exact value. Where two
+/// shortest forms are equally near, ECMAScript and Rust choose different ones.
 /// `9007199254740993`, `0.1000000000000000055` and `1e400` are neither.
 pub fn is_exact(number: &str) -> bool {
     let Ok(double) = number.parse::<f64>() else {
@@ -111,7 +112,9 @@ pub fn is_exact(number: &str) -> bool {
     let double = double.abs();
     let mut shortest = String::new();
     write_double(double, &mut shortest);
-    parts(&shortest) == given || parts(&format!("{double:.DIGITS$e}")) == given
+    parts(&shortest) == given
+        || parts(&format!("{double:e}")) == given
+        || parts(&format!("{double:.DIGITS$e}")) == given
 }
 
 /// The first number in a JSON text that is not exact.

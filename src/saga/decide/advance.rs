@@ -119,7 +119,7 @@ impl Turn<'_> {
             return self.ask_about_run();
         }
         // The timer fails the run, unless a record in the log ends it first.
-        let over = self.is_due(self.run.deadline);
+        let over = self.run.still_since.is_none() && self.is_due(self.run.deadline);
         for (index, step) in plan.steps.iter().enumerate() {
             if !over && self.may_begin(index, step) {
                 self.begin_step(index, step);
