@@ -30,8 +30,8 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
                 escaped = c == '\\' && !escaped;
                 ends
             });
-            // The quote is closed, because the expression compiled.
-            let end = end.map_or(rest.len() - 1, |end| end + 1);
+            // An expression that does not compile may have an unclosed quote.
+            let end = end.map_or(rest.len(), |end| end + 1);
             (Token::Text(&rest[1..end]), (end + 1).min(rest.len()))
         } else if first.is_ascii_digit() {
             let end = rest.find(|c| !in_name(c) && c != '.').unwrap_or(rest.len());
