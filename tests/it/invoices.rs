@@ -390,6 +390,7 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         "events",
         "odoo",
         "odoo.dlq",
+        "odoo.ingress",
         "runs",
         "saga",
         "tasks",
