@@ -58,9 +58,12 @@ pub const ACTIONS: &[&str] = &[
     "run.resumed",
     "run.signalled",
     "run.retried",
+    "runs.controlled",
+    "step.risky",
     "approval.listed",
     "approval.decided",
-    // What a run has refused because it had ended: the kinds of its records.
+    "approval.expired",
+    // What a run has refused: the kinds of its records.
     "cancel",
     "pause",
     "resume",
