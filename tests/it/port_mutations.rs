@@ -93,7 +93,9 @@ impl Target {
     fn refusals(&self) -> &'static [&'static str] {
         match self.path.as_str() {
             "/v1/goals" | "/workflows/agent" | "/api/v1/goals" => &["feature_disabled"],
-            "/v1/tasks/claim" | "/v1/tasks/heartbeat" | "/v1/rebuild" => &["postgres_unavailable"],
+            "/v1/tasks/claim" | "/v1/tasks/heartbeat" | "/v1/rebuild" | "/v1/runs:batch" => {
+                &["postgres_unavailable"]
+            }
             "/v1/tasks/complete" => &["postgres_unavailable", "stale_lease"],
             "/v1/integrations" => &["name_taken"],
             "/v1/dlq/redrive" => &["redrive_running"],
