@@ -24,7 +24,7 @@ fn folder() -> Folder {
     let workflows = folder.path().join("workflows");
     std::fs::create_dir(&workflows).unwrap();
     let add = "name: add\nversion: '1.0.0'\nparams: { type: object, required: [n] }\nplan:\n  steps:\n    - { id: a, tool: noop, input: { n: '{{ params.n + 1 }}' } }\n    - { id: b, tool: noop, input: { n: '{{ steps.a.output.n * 2 }}' }, depends_on: [a] }\n  output: { n: '{{ steps.b.output.n }}' }\n";
-    let slow = "name: slow\nversion: '1.0.0'\nplan:\n  steps:\n    - { id: a, tool: wait, input: { for_s: 3 } }\n";
+    let slow = "name: slow\nversion: '1.0.0'\nplan:\n  steps:\n    - { id: a, tool: wait, input: { for_s: 8 } }\n";
     let endless = "name: endless\nversion: '1.0.0'\nplan:\n  steps:\n    - { id: a, tool: wait, input: { signal: go, timeout_s: 600 } }\n";
     for (name, text) in [("add", add), ("slow", slow), ("endless", endless)] {
         std::fs::write(workflows.join(format!("{name}.yaml")), text).unwrap();
@@ -105,7 +105,7 @@ fn a_start_that_waits_is_answered_with_its_run() {
     assert_eq!(status, 200, "{run}");
     assert_eq!(run["run_id"], slow);
     assert!(
-        began.elapsed() >= Duration::from_secs(3),
+        began.elapsed() >= Duration::from_secs(8),
         "{:?}",
         began.elapsed()
     );
