@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use omnilink::{
-    api::{Gate, ROUTES},
+    api::{Gate, ROUTES, Route},
     base::clock::{Clock, SystemClock},
     controls::EmergencyChange,
     workflows::check_texts,
@@ -219,20 +219,25 @@ async fn the_kill_switch_closes_every_door() {
     }
     // Without a key, so that no route does anything.
     for route in ROUTES {
-        let answer = api::send(&node, route, None).await;
-        let closed = answer.status == 503 && answer.text.contains("omnilink_disabled");
         let should = matches!(route.gate, Gate::Intake | Gate::Starts);
-        assert_eq!(
-            closed,
-            should,
-            "{} {}: {}",
-            route.method.name(),
-            route.path,
-            answer.text
-        );
+        check_closed(&node, route, None, (should, "omnilink_disabled")).await;
     }
     set(&node, kill(false)).await;
     assert!(is_let_in(&knock(&node, "/odoo-webhook").await));
+}
+
+/// Whether a route answers that a control with this name closes it.
+async fn check_closed(node: &Node, route: &Route, key: Option<&str>, (should, by): (bool, &str)) {
+    let answer = api::send(node, route, key).await;
+    let closed = answer.status == 503 && answer.text.contains(by);
+    assert_eq!(
+        closed,
+        should,
+        "{} {}: {}",
+        route.method.name(),
+        route.path,
+        answer.text
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,17 +250,8 @@ async fn a_takeover_closes_what_starts_and_controls_runs() {
     };
     set(&node, change).await;
     for route in ROUTES {
-        let answer = api::send(&node, route, Some(&nothing)).await;
-        let closed = answer.status == 503 && answer.text.contains("operator_takeover");
         let should = matches!(route.gate, Gate::Starts | Gate::Takeover);
-        assert_eq!(
-            closed,
-            should,
-            "{} {}: {}",
-            route.method.name(),
-            route.path,
-            answer.text
-        );
+        check_closed(&node, route, Some(&nothing), (should, "operator_takeover")).await;
     }
 }
 

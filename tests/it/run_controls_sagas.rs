@@ -7,11 +7,7 @@ use std::{
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    base::{
-        clock::{Clock, SystemClock},
-        id::Tenant,
-    },
-    controls::{KeyKind, NewKey, Scopes, Token},
+    base::clock::SystemClock,
     plans::jcs,
     runs::{RunRecord, StepCommand},
     saga::{Sagas, Settings},
@@ -70,7 +66,7 @@ impl Case {
             progress: Arc::<Progress>::default(),
         };
         let sagas = lane::start(Arc::new(sagas), setup).unwrap();
-        let boss = key(&node, "acme", "boss").await;
+        let boss = node.person("acme", "boss").await;
         Self {
             node,
             boss,
@@ -154,24 +150,6 @@ impl Case {
     }
 }
 
-async fn key(node: &Node, tenant: &str, principal: &str) -> String {
-    let token = Token::generate();
-    let new = NewKey {
-        tenant: Tenant::new(tenant).unwrap(),
-        name: principal.into(),
-        principal: principal.into(),
-        kind: KeyKind::Person,
-        scopes: Scopes::all(),
-        expires_at: None,
-    };
-    let now = SystemClock.now();
-    node.controls
-        .create_key(new, &token, "test", now)
-        .await
-        .unwrap();
-    token.reveal().to_owned()
-}
-
 fn given(answer: &Response) -> (u16, String) {
     (answer.status.as_u16(), answer.code())
 }
@@ -230,7 +208,7 @@ async fn signals_pauses_and_cancellations_reach_their_run() {
     );
     assert_eq!(given(&nobody.await), (404, "not_found".to_owned()));
     let run = case.run("3", &waits).await;
-    let stranger = key(&case.node, "other", "eve").await;
+    let stranger = case.node.person("other", "eve").await;
     let path = format!("/v1/runs/{run}/cancel");
     let answer = case
         .node

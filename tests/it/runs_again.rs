@@ -8,11 +8,7 @@ use std::{
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    base::{
-        clock::{Clock, SystemClock},
-        id::Tenant,
-    },
-    controls::{KeyKind, NewKey, Scopes, Token},
+    base::clock::SystemClock,
     log::{Append, Log},
     projections::{Projector, Setup},
     runs::{CallKind, StepCommand, TaskState},
@@ -202,24 +198,6 @@ impl Case {
     }
 }
 
-async fn key(node: &Node, principal: &str) -> String {
-    let token = Token::generate();
-    let new = NewKey {
-        tenant: Tenant::new("acme").unwrap(),
-        name: principal.into(),
-        principal: principal.into(),
-        kind: KeyKind::Person,
-        scopes: Scopes::all(),
-        expires_at: None,
-    };
-    let now = SystemClock.now();
-    node.controls
-        .create_key(new, &token, "test", now)
-        .await
-        .unwrap();
-    token.reveal().to_owned()
-}
-
 fn started(answer: &Response) -> String {
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
     answer.result(0)["run_id"].as_str().unwrap().to_owned()
@@ -373,7 +351,7 @@ fn a_decision_is_known_when_its_run_has_ended() {
             record: decision.encode().unwrap(),
         };
         case.node.log.append(vec![told], None).await.unwrap().unwrap();
-        let (boss, chief) = (key(&case.node, "boss").await, key(&case.node, "chief").await);
+        let (boss, chief) = (case.node.person("acme", "boss").await, case.node.person("acme", "chief").await);
         let path = format!("/v1/approvals/{approval}");
         let decide =
             async |key: &str, body: &Value| case.node.request(Method::POST, &path, key, body).await;

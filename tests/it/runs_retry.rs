@@ -152,12 +152,7 @@ impl Bed {
 
     async fn stop(mut self) {
         let up = self.up.take().unwrap();
-        let code = tokio::task::spawn_blocking(move || up.stop())
-            .await
-            .unwrap();
-        assert_eq!(code, 0);
-        let errors = std::fs::read_to_string(self.folder.path().join("up.err")).unwrap();
-        assert!(!errors.contains("ERROR"), "{errors}");
+        up.stop_well(self.folder.path()).await;
     }
 }
 

@@ -115,8 +115,12 @@ pub(super) fn open_transactions<X: ConsumerContext>(
     Ok(open)
 }
 
-/// Reads when each of them began.
-fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<(), LogError> {
+/// Reads these transactions from their first records on, before they have ended.
+pub(super) fn reader_of<'o>(
+    options: &KafkaOptions,
+    open: impl Iterator<Item = &'o OpenTransaction>,
+    doing: &'static str,
+) -> Result<BaseConsumer, LogError> {
     let mut config = options.uncommitted_config();
     config
         .set("auto.offset.reset", "error")
@@ -124,12 +128,18 @@ fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<()
         .set("group.id", format!("{}reader", options.prefix));
     let reader: BaseConsumer = config.create().doing(CLIENT)?;
     let mut list = TopicPartitionList::new();
-    for one in open.iter() {
+    for one in open {
         let first = Offset::Offset(one.first as i64);
         list.add_partition_offset(&one.topic, one.partition as i32, first)
-            .doing_of(FIRST, &one.topic)?;
+            .doing_of(doing, &one.topic)?;
     }
-    reader.assign(&list).doing(FIRST)?;
+    reader.assign(&list).doing(doing)?;
+    Ok(reader)
+}
+
+/// Reads when each of them began.
+fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<(), LogError> {
+    let reader = reader_of(options, open.iter(), FIRST)?;
     let deadline = Instant::now() + READ;
     while open.iter().any(|one| one.since.is_none()) && Instant::now() < deadline {
         // What cannot be read has no time, which its caller shows.

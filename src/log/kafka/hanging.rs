@@ -16,18 +16,18 @@ use std::{
 };
 
 use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    producer::{BaseProducer, BaseRecord, Producer},
+    Message, Offset, TopicPartitionList,
+    consumer::{Consumer, ConsumerContext},
+    producer::{BaseRecord, Producer},
 };
 
 use super::{
-    CLIENT, REQUEST,
+    REQUEST,
     classify::Doing,
-    ends::open_transactions,
+    ends::{open_transactions, reader_of},
     offsets::Offsets,
     position::{POSITION, from_record},
-    restore::Restore,
+    restore::{Restore, partitions_of},
 };
 use crate::log::{LogError, OpenTransaction};
 
@@ -65,13 +65,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         partitions: &BTreeSet<u32>,
         inputs: &[String],
     ) -> Result<(), LogError> {
-        let mut list = TopicPartitionList::new();
-        for input in inputs {
-            for partition in partitions {
-                list.add_partition(input, *partition as i32);
-            }
-        }
-        let committed = self.last_committed(list)?;
+        let committed = self.last_committed(partitions_of(inputs, partitions))?;
         if let Some(one) = self.find_committed(forgotten, &committed, inputs)? {
             tracing::error!(
                 topic = &*one.topic, partition = one.partition, offset = one.first, processor = %self.processor,
@@ -101,22 +95,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             .filter(|one| *one.topic == *self.changelog)
             .map(|one| (one.partition, one))
             .collect();
-        let mut config = self.options.uncommitted_config();
-        config
-            .set("auto.offset.reset", "error")
-            // Never joined: librdkafka wants a name.
-            .set("group.id", format!("{}reader", self.options.prefix));
-        let reader: BaseConsumer = config.create().doing(CLIENT)?;
-        let mut list = TopicPartitionList::new();
-        for one in left.values() {
-            list.add_partition_offset(
-                &one.topic,
-                one.partition as i32,
-                Offset::Offset(one.first as i64),
-            )
-            .doing_of(POSITIONS, &one.topic)?;
-        }
-        reader.assign(&list).doing(POSITIONS)?;
+        let reader = reader_of(self.options, left.values().copied(), POSITIONS)?;
         let deadline = Instant::now() + READ;
         while !left.is_empty() {
             if Instant::now() > deadline {
@@ -152,12 +131,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         forgotten: &[OpenTransaction],
         committed: &TopicPartitionList,
     ) -> Result<(), LogError> {
-        let mut config: ClientConfig = self.options.config();
-        config
-            .set("transactional.id", owner)
-            .set("transaction.timeout.ms", "10000");
-        let producer: Arc<BaseProducer> = Arc::new(config.create().doing(CLIENT)?);
-        producer.init_transactions(REQUESTS).doing(ENDING)?;
+        let producer = Arc::new(self.fence(owner)?);
         producer.begin_transaction().doing(ENDING)?;
         for one in forgotten {
             let record = BaseRecord::<[u8], [u8]>::to(&one.topic)

@@ -261,13 +261,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             }
             if fenced.is_none() && started.elapsed() > GRACE {
                 fenced = Some((Instant::now(), self.open_in_own_topics()?));
-                let mut list = TopicPartitionList::new();
-                for input in inputs {
-                    for partition in &open {
-                        list.add_partition(input, *partition as i32);
-                    }
-                }
-                self.fence_owners(list)?;
+                self.fence_owners(partitions_of(inputs, &open))?;
             }
             std::thread::sleep(LOOKS.pause(attempt));
         }
@@ -292,16 +286,21 @@ impl<X: ConsumerContext> Restore<'_, X> {
         owners.remove(self.transactional_id);
         for owner in owners {
             tracing::warn!(processor = %self.processor, owner, "the former owner left a transaction open: it is fenced");
-            let mut config: ClientConfig = self.options.config();
-            config
-                .set("transactional.id", &owner)
-                .set("transaction.timeout.ms", "10000");
-            let producer: BaseProducer = config.create().doing(CLIENT)?;
-            producer
-                .init_transactions(FENCE)
-                .doing("fencing the former owner")?;
+            self.fence(&owner)?;
         }
         Ok(())
+    }
+
+    /// A producer with this transactional id: any other with it is fenced.
+    pub(super) fn fence(&self, owner: &str) -> Result<BaseProducer, LogError> {
+        let mut config: ClientConfig = self.options.config();
+        config
+            .set("transactional.id", owner)
+            .set("transaction.timeout.ms", "10000");
+        let producer: BaseProducer = config.create().doing(CLIENT)?;
+        let fenced = producer.init_transactions(FENCE);
+        fenced.doing("fencing the former owner")?;
+        Ok(producer)
     }
 
     /// The committed offsets as they were before transactions that are about to change them.
@@ -398,6 +397,17 @@ impl<X: ConsumerContext> Restore<'_, X> {
         }
         Ok(())
     }
+}
+
+/// These partitions of each of the inputs.
+pub(super) fn partitions_of(inputs: &[String], partitions: &BTreeSet<u32>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for input in inputs {
+        for partition in partitions {
+            list.add_partition(input, *partition as i32);
+        }
+    }
+    list
 }
 
 /// By how many offsets a planted bug ends too early: the last transactions of some seconds.

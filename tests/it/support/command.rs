@@ -105,6 +105,14 @@ impl Up {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Stops a node of this folder, which must end well, and have reported no error.
+    pub async fn stop_well(self, folder: &Path) {
+        let code = tokio::task::spawn_blocking(move || self.stop()).await;
+        assert_eq!(code.unwrap(), 0);
+        let errors = std::fs::read_to_string(folder.join("up.err")).unwrap();
+        assert!(!errors.contains("ERROR"), "{errors}");
+    }
+
     pub fn stop(mut self) -> i32 {
         self.signal();
         let began = Instant::now();

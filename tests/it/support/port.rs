@@ -469,6 +469,23 @@ impl Node {
             scopes,
             expires_at,
         };
+        self.create_key(new).await
+    }
+
+    /// The key of a person, who may do everything.
+    pub async fn person(&self, tenant: &str, principal: &str) -> String {
+        let new = NewKey {
+            tenant: Tenant::new(tenant).unwrap(),
+            name: principal.into(),
+            principal: principal.into(),
+            kind: KeyKind::Person,
+            scopes: Scopes::all(),
+            expires_at: None,
+        };
+        self.create_key(new).await
+    }
+
+    async fn create_key(&self, new: NewKey) -> String {
         let now = SystemClock.now();
         let token = Token::generate();
         self.controls
