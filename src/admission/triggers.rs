@@ -248,6 +248,8 @@ fn command(
         plan: resolved.plan,
         tools: resolved.tools,
         goal: None,
+        guardian: None,
+        sealed: None,
         context: None,
         adapter: None,
         entity: AboutEntity::of(event),

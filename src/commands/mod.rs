@@ -8,10 +8,12 @@
 //! | `start` | [`start::Start`] |
 //! | `result`, `held`, `claimed` | [`result`] |
 //! | `cancel`, `pause`, `resume`, `signal`, `decision` | [`control`] |
+//! | `plan` | [`plan::PlanAnswer`] |
 //! | `controls` | [`crate::controls::EmergencyState`], one record for each partition |
 
 pub mod control;
 pub mod depth;
+pub mod plan;
 pub mod result;
 pub mod start;
 

@@ -59,6 +59,12 @@ pub struct Start {
     /// The goal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
+    /// What the guardian found in the goal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<GuardianReport>,
+    /// The values of the placeholders in goal, params and context: a JSON object by name (`EMAIL_1`), sealed with `secret_key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
     /// Additional input of the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Box<RawValue>>,
@@ -152,6 +158,36 @@ pub struct WorkflowVersion {
     pub hold: bool,
 }
 
+/// What the guardian found in a goal (`docs/guardian.md`).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct GuardianReport {
+    /// Its decision.
+    pub verdict: GuardianVerdict,
+    /// The score for prompt injection, from 0 to 1.
+    pub score: f64,
+    /// The codes of the patterns that it found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<String>,
+    /// How many values were replaced by placeholders, by kind (`EMAIL`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub redacted: BTreeMap<String, u32>,
+    /// Why it could not check everything, such as `guardian_llm_unavailable`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
+}
+
+/// The guardian's decision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardianVerdict {
+    /// The goal is planned.
+    Pass,
+    /// It is planned, and a person must approve the run before its first step.
+    Flagged,
+    /// The run ends `denied`.
+    Denied,
+}
+
 /// A plan and its source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Planned {
@@ -171,6 +207,28 @@ pub enum PlanSource {
     Workflow,
     /// The request.
     Inline,
+    /// The cache of plans, for a goal.
+    Cache,
+    /// A workflow whose examples match the goal.
+    Catalog,
+    /// A language model, for a goal.
+    Llm,
+    /// A person, in a decision.
+    Person,
+}
+
+impl PlanSource {
+    /// Its name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Inline => "inline",
+            Self::Cache => "cache",
+            Self::Catalog => "catalog",
+            Self::Llm => "llm",
+            Self::Person => "person",
+        }
+    }
 }
 
 /// An entity.
@@ -322,6 +380,8 @@ mod tests {
             }),
             tools: [("pay".to_owned(), raw(r#"{"name":"pay"}"#))].into(),
             goal: None,
+            guardian: None,
+            sealed: None,
             context: None,
             adapter: Some("odoo".into()),
             entity: Some(AboutEntity {

@@ -72,6 +72,8 @@ pub(super) fn command(
         plan: resolved.plan,
         tools: resolved.tools,
         goal: None,
+        guardian: None,
+        sealed: None,
         context: None,
         adapter: None,
         entity: None,

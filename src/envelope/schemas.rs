@@ -83,9 +83,25 @@ pub const STEPS: Schema = Schema {
     text: include_str!("../../schemas/steps.avsc"),
 };
 
+/// The current schema of `goals`.
+pub const GOALS: Schema = Schema {
+    id: FIRST_ID + 8,
+    topic: "goals",
+    version: 1,
+    text: include_str!("../../schemas/goals.avsc"),
+};
+
+/// The current schema of `plans`.
+pub const PLANS: Schema = Schema {
+    id: FIRST_ID + 9,
+    topic: "plans",
+    version: 1,
+    text: include_str!("../../schemas/plans.avsc"),
+};
+
 /// All versions, grouped by topic, oldest first.
 pub const ALL: &[Schema] = &[
-    INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS,
+    INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS, GOALS, PLANS,
 ];
 
 /// The schema with this id.
@@ -126,7 +142,7 @@ mod tests {
             );
         }
         for current in [
-            INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS,
+            INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS, GOALS, PLANS,
         ] {
             assert_eq!(of_topic(current.topic).last(), Some(&current));
         }

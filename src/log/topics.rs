@@ -55,6 +55,10 @@ pub struct Names {
     pub runs: Arc<str>,
     /// Calls of steps, for workers.
     pub steps: Arc<str>,
+    /// Requests for plans.
+    pub goals: Arc<str>,
+    /// The plans of goals that succeeded, and what is known about them.
+    pub plans: Arc<str>,
     /// Over a limit of a topology.
     pub throttled: Arc<str>,
     /// Rejected, with why.
@@ -80,6 +84,8 @@ impl Names {
             commands: name("commands"),
             runs: name("runs"),
             steps: name("steps"),
+            goals: name("goals"),
+            plans: name("plans"),
             throttled: name("throttled"),
             dlq: name("dlq"),
             redriven: name("state.dlq"),
@@ -137,6 +143,8 @@ impl Names {
             spec(&self.commands, partitions, delete(7)),
             spec(&self.runs, partitions, Cleanup::Keep),
             spec(&self.steps, partitions, delete(7)),
+            spec(&self.goals, partitions, delete(7)),
+            spec(&self.plans, partitions, Cleanup::Compact),
             spec(&self.throttled, partitions, delete(7)),
             spec(&self.dlq, partitions, delete(30)),
             // Outlives what it is about.

@@ -90,6 +90,8 @@ impl Checked<'_> {
             plan: resolved.plan,
             tools: resolved.tools,
             goal,
+            guardian: None,
+            sealed: None,
             context: fields.context,
             adapter: fields.adapter,
             entity: AboutEntity::of(event),

@@ -35,6 +35,7 @@ const FLOORS: &[&[&str]] = &[
         "bridges",
         "cron",
         "notify",
+        "planner",
         "projections",
         "saga",
         "workers",

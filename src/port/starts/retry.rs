@@ -149,6 +149,8 @@ impl RetryRequest<'_> {
             plan: prepared.resolved.plan,
             tools: prepared.resolved.tools,
             goal: started.goal.clone(),
+            guardian: None,
+            sealed: None,
             context: None,
             adapter: None,
             entity: None,

@@ -66,7 +66,7 @@ fn key(planned: &Planned, tools: &BTreeMap<String, Box<RawValue>>, hold: bool) -
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     };
-    add(source(planned));
+    add(planned.source.name());
     add(&planned.hash);
     add(planned.steps.get());
     for (name, definition) in tools {
@@ -75,14 +75,6 @@ fn key(planned: &Planned, tools: &BTreeMap<String, Box<RawValue>>, hold: bool) -
     }
     hasher.update(&[u8::from(hold)]);
     hasher.digest128()
-}
-
-fn source(planned: &Planned) -> &'static str {
-    use crate::commands::start::PlanSource;
-    match planned.source {
-        PlanSource::Workflow => "workflow",
-        PlanSource::Inline => "inline",
-    }
 }
 
 fn compile(
@@ -121,7 +113,7 @@ fn compile(
         .map_err(|e| invalid(e.to_string()))?;
     Ok(Ready {
         compiled: Arc::new(compiled),
-        source: source(planned),
+        source: planned.source.name(),
         hash: planned.hash.clone(),
         steps: Json::of(&value["steps"]),
         plan: Json::of(&value),

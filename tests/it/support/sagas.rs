@@ -194,6 +194,8 @@ pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String
         }),
         tools: tools.collect(),
         goal: None,
+        guardian: None,
+        sealed: None,
         context: None,
         adapter: None,
         entity: None,
