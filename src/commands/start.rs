@@ -119,6 +119,15 @@ pub struct FoundPlan {
     pub red: BTreeMap<String, Vec<String>>,
 }
 
+impl FoundPlan {
+    /// Nothing is known.
+    pub const NONE: Self = Self {
+        template: None,
+        entry: None,
+        red: BTreeMap::new(),
+    };
+}
+
 /// The retry of another run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Retry {
