@@ -59,6 +59,8 @@ codes! {
         "The plan is not valid; `detail` says what is wrong, with the step.";
     INVALID_INPUT = 400 "invalid_input",
         "The input of a decision is not what the tool's `input_schema` allows, or it is too large.";
+    PLAN_REQUIRED = 400 "plan_required",
+        "An approval of kind `plan` is approved with a plan.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",

@@ -71,6 +71,7 @@ impl Pair {
             source: "inline".into(),
             hash: "ab".into(),
             plan: Json::of(plan),
+            found: Box::default(),
         };
         let held = Cell::new(false);
         let (run, effects) = saga::start(compiled, started, ready, &env(1_000, &|_| None));
@@ -206,6 +207,7 @@ impl Pair {
                     reason: None,
                     input_hash: None,
                     value: None,
+                    plan: None,
                 });
             }
             14 => self.tell(Input::Signal {

@@ -165,6 +165,7 @@ fn ready() -> PlanReady {
         source: "inline".into(),
         hash: "00".into(),
         plan: Json::null(),
+        found: Box::default(),
     }
 }
 
@@ -206,6 +207,7 @@ fn decision_on(approval: u64, decision: Decision, by: &str) -> Input {
         reason: None,
         input_hash: None,
         value: None,
+        plan: None,
     }
 }
 

@@ -206,6 +206,8 @@ pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String
         depth: 0,
         from_ingress: false,
         retry: None,
+        slots: BTreeMap::new(),
+        found: None,
     };
     let body: Value = serde_json::from_str(&start.encode().unwrap()).unwrap();
     let started = command(&run, start::KIND, &body);
