@@ -126,8 +126,8 @@ codes! {
     NOT_ENDED = 409 "not_ended",
         "The run has not ended: only a run that has ended can be repeated.";
     INVALID_RETRY = 409 "invalid_retry",
-        "The run cannot be repeated in this way: none of its compensations failed, it only repeats compensations of another run, or a \
-         later run has taken over its steps, and is the one to repeat.";
+        "The run cannot be repeated in this way: none of its compensations failed, it only repeats compensations of another run, a \
+         later run has taken over its steps, and is the one to repeat, or it is that of a goal that had no plan.";
     NOT_PAUSED = 409 "not_paused",
         "The run is not paused.";
     APPROVAL_NOT_OPEN = 409 "approval_not_open",

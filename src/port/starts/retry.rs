@@ -30,8 +30,8 @@ use crate::{
     commands::{
         Command,
         start::{
-            self, Constraints, FoundPlan, PlanSource, Planned, RECORD_MAX, Request, Retry, Start,
-            WorkflowVersion,
+            self, Constraints, FoundPlan, GuardianReport, GuardianVerdict, PlanSource, Planned,
+            RECORD_MAX, Request, Retry, Start, WorkflowVersion,
         },
     },
     envelope::{BodyHash, Invalid, StartKind},
@@ -149,7 +149,7 @@ impl RetryRequest<'_> {
             plan: prepared.resolved.plan,
             tools: prepared.resolved.tools,
             goal: started.goal.clone(),
-            guardian: self.earlier.guardian.as_deref().cloned(),
+            guardian: self.guardian(),
             sealed: started.sealed.clone(),
             context: None,
             adapter: None,
@@ -201,6 +201,15 @@ impl RetryRequest<'_> {
                 ..FoundPlan::default()
             })
         })
+    }
+
+    /// What the guardian found in the goal. A denied goal had no plan: the run repeats it with the plan of a person, and needs approval.
+    fn guardian(&self) -> Option<GuardianReport> {
+        let mut report = self.earlier.guardian.as_deref().cloned()?;
+        if report.verdict == GuardianVerdict::Denied {
+            report.verdict = GuardianVerdict::Flagged;
+        }
+        Some(report)
     }
 
     /// The plan of the earlier run.
@@ -299,7 +308,10 @@ impl RetryRequest<'_> {
         let Some(plan) = &resolved.plan else {
             return Ok(Vec::new());
         };
-        let before = self.plan()?.plan.value();
+        let Some(earlier) = &self.earlier.plan else {
+            return Ok(Vec::new());
+        };
+        let before = earlier.plan.value();
         let now = value(&plan.steps)?;
         let (before, now) = (by_id(&before), by_id(&now));
         let same = |id: &str| {
