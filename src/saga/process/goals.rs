@@ -137,9 +137,7 @@ impl Arriving<'_> {
                 let message = "the planner's answer has neither a plan nor an error";
                 (NO_PLAN.to_owned(), message.to_owned())
             });
-            // A person's plan may use the slots, and is cached under the template.
-            (start.slots, start.found) = (slots, Some(Box::new(found)));
-            let arrived = self.arrived(&start, None, true).ok();
+            let arrived = self.without_plan(start, slots, answer.template);
             return (Err(StepError::new(code, message)), arrived);
         };
         let ready = Found {
@@ -157,6 +155,7 @@ impl Arriving<'_> {
             cost: answer.cost,
             degraded: answer.degraded,
         };
+        let of_goal = start.params.clone();
         start.plan = Some(planned);
         (start.workflow, start.tools) = (answer.workflow, answer.tools);
         (start.slots, start.found) = (slots, Some(Box::new(found)));
@@ -164,8 +163,30 @@ impl Arriving<'_> {
             set_params(&mut start, answer.params.as_ref()).and_then(|()| self.taken(&start, ready));
         match taken {
             Ok((new, arrived)) => (Ok(new), Some(arrived)),
-            Err(unfit) => (Err(unfit.error()), None),
+            Err(unfit) => {
+                (start.params, start.plan, start.workflow) = (of_goal, None, None);
+                start.tools.clear();
+                let found = start.found.take().unwrap_or_default();
+                let slots = std::mem::take(&mut start.slots);
+                let arrived = self.without_plan(start, slots, found.template);
+                (Err(unfit.error()), arrived)
+            }
         }
+    }
+
+    /// What is known of the goal without a plan: a person's plan may use the slots, and is cached under the template.
+    fn without_plan(
+        &self,
+        mut start: Start,
+        slots: BTreeMap<String, Value>,
+        template: Option<String>,
+    ) -> Option<Arrived> {
+        start.slots = slots;
+        start.found = Some(Box::new(FoundPlan {
+            template,
+            ..FoundPlan::default()
+        }));
+        self.arrived(&start, None, true).ok()
     }
 
     fn decided(
