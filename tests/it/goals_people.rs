@@ -52,8 +52,11 @@ impl Case {
             clock: Arc::new(SystemClock),
             progress: Arc::<Progress>::default(),
         };
-        let _sagas = lane::start(Arc::new(sagas), setup).unwrap();
-        Self { node, _sagas }
+        let sagas = lane::start(Arc::new(sagas), setup).unwrap();
+        Self {
+            node,
+            _sagas: sagas,
+        }
     }
 
     async fn append(&self, command: &Command) {
@@ -144,7 +147,7 @@ async fn a_person_gives_the_plan_of_a_goal() {
             "invalid_plan",
         ),
         (
-            json!({ "decision": "approved", "plan": { "steps": [{ "id": "a", "tool": "noop", "input": "x".repeat(130_000) }] } }),
+            json!({ "decision": "approved", "plan": { "steps": [{ "id": "a", "tool": "noop", "input": "x".repeat(140_000) }] } }),
             413,
             "payload_too_large",
         ),
