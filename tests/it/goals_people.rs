@@ -30,6 +30,7 @@ use crate::support::{
 /// Harmless.
 const CALL: &str = "
 name: call
+description: calls
 worker: { claim: {} }
 kind: read
 risk: { lane: safe }
@@ -253,7 +254,7 @@ fn a_goal_is_shown_without_its_sealed_values_and_repeated_with_its_plan() {
 
         let steps = json!([{ "id": "a", "tool": "call", "input": "{{ slots.EMAIL_1 }}" }, { "id": "b", "tool": "call" }]);
         let mut found = plans(&asked, &json!({ "steps": steps }), &[
-            json!({ "name": "call", "description": "", "worker": { "claim": {} }, "kind": "read", "risk": { "lane": "safe" } }),
+            json!({ "name": "call", "description": "calls", "worker": { "claim": {} }, "kind": "read", "risk": { "lane": "safe" } }),
         ]);
         found.params = Some(Json::of(&json!({ "n": 7 })));
         found.red.insert("b".into(), vec!["host_not_allowed".into()]);
