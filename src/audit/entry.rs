@@ -136,11 +136,7 @@ impl Entry {
 
     /// Encodes the record for `audit`.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
-        Ok(Record {
-            key: Some(self.tenant.clone().into()),
-            value: Some(RECORD.encode(self)?.into()),
-            headers: Vec::new(),
-        })
+        RECORD.record(self.tenant.clone(), self)
     }
 
     /// Decodes a record; `None` for anything but a record of this schema.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::start::{Planned, WorkflowVersion};
-use crate::runs::Json;
+use crate::runs::Found;
 
 /// The kind of the record.
 pub const KIND: &str = "plan";
@@ -29,33 +29,9 @@ pub struct PlanAnswer {
     /// The definitions of the tools that the plan calls, as in a start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tools: BTreeMap<String, Box<RawValue>>,
-    /// The params of the run instead of those of the goal: a workflow's, bound to the slots.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub params: Option<Json>,
-    /// The values of `slots.NAME` in expressions, by name (`DATE`, `DATE_1`). Personal data are placeholders (`{EMAIL_1}`).
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub slots: BTreeMap<String, Value>,
-    /// The template of the goal: the plan is cached under it when the run succeeds. `None`: it is not cached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<String>,
-    /// The id of the cache entry that the plan comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entry: Option<String>,
-    /// How similar the goal is to that of the entry or the example, from 0 to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub score: Option<f64>,
-    /// Steps that need a person's approval, with the codes of the reasons.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub red: BTreeMap<String, Vec<String>>,
-    /// What each stage of the lookup decided, for readers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lookup: Option<Json>,
-    /// The tokens and the cost of the language model, for readers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cost: Option<Json>,
-    /// What was not available, such as `embeddings_unavailable`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub degraded: Vec<String>,
+    /// What else is known about the plan and its goal.
+    #[serde(flatten)]
+    pub found: Found,
     /// Why there is no plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NoPlan>,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Command;
 use crate::envelope::Event;
-use crate::runs::{Reused, Undo};
+use crate::runs::{self, Reused, Undo};
 
 pub use crate::runs::{GuardianReport, GuardianVerdict};
 
@@ -120,6 +120,15 @@ pub struct FoundPlan {
 }
 
 impl FoundPlan {
+    /// What of this outlives the start of the run.
+    pub fn of(found: &runs::Found) -> Self {
+        Self {
+            template: found.template.clone(),
+            entry: found.entry.clone(),
+            red: found.red.clone(),
+        }
+    }
+
     /// Nothing is known.
     pub const NONE: Self = Self {
         template: None,
@@ -187,6 +196,16 @@ pub struct WorkflowVersion {
     /// The workflow has `on_exhausted: hold`: an incident is opened when all attempts of a step are used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,
+}
+
+impl WorkflowVersion {
+    /// Its name and version alone, as the history has them.
+    pub fn named(&self) -> runs::WorkflowVersion {
+        runs::WorkflowVersion {
+            name: self.name.clone(),
+            version: self.version.clone(),
+        }
+    }
 }
 
 /// A plan and its source.

@@ -6,9 +6,11 @@ use apache_avro::{
     Error, Schema as AvroSchema, reader::datum::GenericDatumReader,
     writer::datum::GenericDatumWriter,
 };
+use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::schemas::Schema;
+use crate::base::record::Record;
 
 /// Encodes and decodes values of one schema. The reader and the writer are created once: each creation resolves the schema, which takes
 /// longer than a record.
@@ -51,6 +53,19 @@ impl OwnRecord {
         bytes.extend_from_slice(&self.schema.id.to_be_bytes());
         writer.write_ser(&mut bytes, value)?;
         Ok(bytes)
+    }
+
+    /// The record with this key and value, without headers.
+    pub fn record<T: Serialize>(
+        &'static self,
+        key: impl Into<Bytes>,
+        value: &T,
+    ) -> Result<Record, Error> {
+        Ok(Record {
+            key: Some(key.into()),
+            value: Some(self.encode(value)?.into()),
+            headers: Vec::new(),
+        })
     }
 
     /// The value; `None` for anything but bytes of this schema.

@@ -146,11 +146,15 @@ pub struct Decided {
 impl Decided {
     /// A hash of what came with the decision: equal for equal decisions.
     pub fn given(&self) -> Option<String> {
-        let value = self.value.as_ref();
-        value
-            .map(|value| jcs::hash(&value.value()))
-            .or_else(|| self.plan_hash.clone())
+        given(self.value.as_ref(), self.plan_hash.as_deref())
     }
+}
+
+/// As [`Decided::given`], of a decision that comes with this value, or with the plan of this hash.
+pub fn given(value: Option<&Json>, plan_hash: Option<&str>) -> Option<String> {
+    value
+        .map(|value| jcs::hash(&value.value()))
+        .or_else(|| plan_hash.map(str::to_owned))
 }
 
 /// The result of a compensation.
@@ -273,6 +277,9 @@ pub struct PlanReady {
     pub hash: String,
     /// The plan, as given.
     pub plan: Json,
+    /// Of a goal: the workflow, if the plan is that of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowVersion>,
     /// What else is known about the plan of a goal.
     #[serde(flatten)]
     pub found: Box<Found>,
@@ -281,10 +288,7 @@ pub struct PlanReady {
 /// What is known about the plan of a goal.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Found {
-    /// The workflow, if the plan is that of one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workflow: Option<WorkflowVersion>,
-    /// The params instead of those of the goal: a workflow's, bound to the slots.
+    /// The params of the run instead of those of the goal: a workflow's, bound to the slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub params: Option<Json>,
     /// The values of `slots.NAME` in expressions. Personal data are placeholders (`{EMAIL_1}`).

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What the guardian found in a goal (`docs/guardian.md`).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -20,6 +21,12 @@ pub struct GuardianReport {
     /// Why it could not check everything, such as `guardian_llm_unavailable`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+}
+
+/// The placeholders in the params of a goal, by name: `{"slots": {"EMAIL_1": "{EMAIL_1}"}}`.
+pub fn placeholders(params: &Value) -> BTreeMap<String, Value> {
+    let slots = params["slots"].as_object().into_iter().flatten();
+    slots.map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// The guardian's decision.

@@ -54,11 +54,7 @@ impl RunRecord {
 
     /// The record on `runs`; its key is the run.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
-        Ok(Record {
-            key: Some(self.run_id.clone().into()),
-            value: Some(RECORD.encode(self)?.into()),
-            headers: Vec::new(),
-        })
+        RECORD.record(self.run_id.clone(), self)
     }
 
     /// `None` for anything but a record of this schema.

@@ -29,9 +29,9 @@ pub use self::{
     error::StepError,
     event::{
         ApprovalKind, ApprovalRequest, CallKind, CompensationResult, Decided, Decision, Event,
-        Found, PlanReady, RiskLane, RunError, Started, WorkflowVersion,
+        Found, PlanReady, RiskLane, RunError, Started, WorkflowVersion, given,
     },
-    guardian::{GuardianReport, GuardianVerdict},
+    guardian::{GuardianReport, GuardianVerdict, placeholders},
     history::RunRecord,
     json::{DEPTH_MAX, Json, Unreadable, depth, json_text, present, present_text, read_value},
     plan_record::{

@@ -83,11 +83,7 @@ impl PlanRecord {
             LABEL => label_key(&self.tenant, &self.entry, &self.template),
             _ => entry_key(&self.tenant, &self.entry),
         };
-        Ok(Record {
-            key: Some(key.into()),
-            value: Some(RECORD.encode(self)?.into()),
-            headers: Vec::new(),
-        })
+        RECORD.record(key, self)
     }
 
     /// `None` for anything but a record of this schema.

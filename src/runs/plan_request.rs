@@ -45,11 +45,7 @@ pub struct PlanInputs {
 impl PlanRequest {
     /// The record on `goals`; its key is the run.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
-        Ok(Record {
-            key: Some(self.run_id.clone().into()),
-            value: Some(RECORD.encode(self)?.into()),
-            headers: Vec::new(),
-        })
+        RECORD.record(self.run_id.clone(), self)
     }
 
     /// `None` for anything but a record of this schema.

@@ -141,11 +141,7 @@ pub fn task_id(run_id: &str, step_id: &str, kind: CallKind, attempt: u32) -> Str
 impl StepCommand {
     /// The record on `steps`; its key is the run.
     pub fn encode(&self) -> Result<Record, apache_avro::Error> {
-        Ok(Record {
-            key: Some(self.run_id.clone().into()),
-            value: Some(RECORD.encode(self)?.into()),
-            headers: Vec::new(),
-        })
+        RECORD.record(self.run_id.clone(), self)
     }
 
     /// `None` for anything but a record of this schema.

@@ -16,7 +16,8 @@ impl Run {
                 let seq = self.seq;
                 self.begin(at);
                 if request.kind == ApprovalKind::Plan {
-                    self.person_plans();
+                    // An answer to the request comes too late.
+                    self.goal.close_request();
                 }
                 let mut request = (**request).clone();
                 request.expires_at = self.on_run_clock(request.expires_at, at);

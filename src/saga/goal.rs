@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use crate::base::clock::Millis;
 
+/// The code of a goal for which there is no plan.
+pub(super) const NO_PLAN: &str = "no_plan";
 /// The maximum number of requests.
 pub(super) const REQUESTS_MAX: u32 = 3;
 /// The reason of an approval of a run that may begin only after a person has read the goal.

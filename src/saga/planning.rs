@@ -42,11 +42,6 @@ impl Run {
         self.goal.requests += 1;
     }
 
-    /// A person is asked for a plan: an answer to the request comes too late.
-    pub(super) fn person_plans(&mut self) {
-        self.goal.close_request();
-    }
-
     pub(super) fn plan_is_ready(&mut self, ready: &PlanReady, at: Millis) {
         self.goal.close_request();
         self.goal.unplanned = false;
@@ -63,7 +58,7 @@ impl Run {
             self.deadline = Some(Millis(now.0.saturating_add_unsigned(timeout)));
             self.still_since = self.still_since.map(|_| now);
         }
-        if found.params.is_none() && found.workflow.is_none() {
+        if found.params.is_none() && ready.workflow.is_none() {
             return;
         }
         // As if the run had been started with them: that is how its stored start is read again.
@@ -71,7 +66,7 @@ impl Run {
         if let Some(params) = &found.params {
             started.params.clone_from(params);
         }
-        if let Some(workflow) = &found.workflow {
+        if let Some(workflow) = &ready.workflow {
             let required = started.approve_tools.contains(&workflow.name);
             let reasons = &mut started.approve_run;
             if required && !reasons.iter().any(|reason| reason == REQUIRED_BY_KEY) {

@@ -1,19 +1,13 @@
 //! Goals over HTTP: how they are shown before and after they have a plan, the plans that people give, and repeating them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    base::clock::SystemClock,
     commands::{Command, plan::PlanAnswer, start::Start},
-    log::{Append, Log},
-    projections::{Projector, Setup},
+    projections::Projector,
     runs::{Json, PlanRequest},
-    saga::{Sagas, Settings},
-    stream::{
-        lane::{self, Running},
-        progress::Progress,
-    },
+    stream::lane::Running,
     workflows::check_texts,
 };
 use serde_json::{Value, json};
@@ -24,7 +18,7 @@ use crate::support::{
     port::{Node, Response},
     projections::Database,
     read_all,
-    sagas::goal_with,
+    sagas::{append_command, goal_with, start_sagas},
 };
 
 /// Harmless.
@@ -46,27 +40,11 @@ impl Case {
     fn of(node: Node) -> Self {
         let checked = check_texts([("call.yaml".to_owned(), Ok(CALL.to_owned()))], []);
         node.workflows.replace(checked.catalog.unwrap());
-        let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
-        let setup = lane::Setup {
-            log: node.log.clone(),
-            dlq: node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            progress: Arc::<Progress>::default(),
-        };
-        let sagas = lane::start(Arc::new(sagas), setup).unwrap();
+        let sagas = start_sagas(&node);
         Self {
             node,
             _sagas: sagas,
         }
-    }
-
-    async fn append(&self, command: &Command) {
-        let append = Append {
-            topic: self.node.names.commands.clone(),
-            record: command.encode().unwrap(),
-        };
-        let appended = self.node.log.append(vec![append], None);
-        appended.await.unwrap().unwrap();
     }
 
     /// Starts a goal; returns the run and its request for a plan.
@@ -75,7 +53,7 @@ impl Case {
         let (run, start) = goal_with(id, "Write to {EMAIL_1}", &params, |start| {
             start.sealed = Some("only-sealed".into());
         });
-        self.append(&start).await;
+        append_command(&self.node, &start).await;
         let (log, names) = (self.node.log.clone(), self.node.names.clone());
         let of = run.clone();
         let read = move || {
@@ -92,7 +70,7 @@ impl Case {
     }
 
     async fn answer(&self, asked: &PlanRequest, with: &PlanAnswer) {
-        self.append(&answer(asked, with)).await;
+        append_command(&self.node, &answer(asked, with)).await;
     }
 
     async fn request(&self, method: Method, path: &str, body: &Value) -> Response {
@@ -194,15 +172,7 @@ impl Shown {
         let dir = TempDir::new().unwrap();
         let store = Some(database.store());
         let node = database.runtime.block_on(Node::start_on(dir, None, store));
-        let setup = Setup {
-            store: database.store(),
-            log: node.log.clone(),
-            topic: node.names.runs.clone(),
-            dlq: node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            runtime: database.runtime.handle().clone(),
-            progress: Arc::new(Progress::default()),
-        };
+        let setup = database.setup_on(&node, &node.names.runs);
         let projector = Some(Projector::start_runs(&setup, 1).unwrap());
         Some(Self {
             case: Some(Case::of(node)),
@@ -256,8 +226,8 @@ fn a_goal_is_shown_without_its_sealed_values_and_repeated_with_its_plan() {
         let mut found = plans(&asked, &json!({ "steps": steps }), &[
             json!({ "name": "call", "description": "calls", "worker": { "claim": {} }, "kind": "read", "risk": { "lane": "safe" } }),
         ]);
-        found.params = Some(Json::of(&json!({ "n": 7 })));
-        found.red.insert("b".into(), vec!["host_not_allowed".into()]);
+        found.found.params = Some(Json::of(&json!({ "n": 7 })));
+        found.found.red.insert("b".into(), vec!["host_not_allowed".into()]);
         case.answer(&asked, &found).await;
         let view = shown(case, &run, "running").await;
         assert_eq!((&view["plan"]["source"], &view["plan"]["steps"]), (&json!("llm"), &steps));

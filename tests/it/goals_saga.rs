@@ -85,11 +85,11 @@ fn a_goal_is_planned_and_runs_over_restarts(test_log: TestLog) {
         version: "2.0.0".into(),
         hold: false,
     });
-    found.params = Some(Json::of(&json!({ "n": 2 })));
-    found.slots.insert("DATE".into(), json!("2026-12-01"));
-    found.template = Some("Write to {EMAIL} {DATE}".into());
-    found.score = Some(0.5);
-    found.lookup = Some(Json::of(&json!([{ "stage": "exact", "verdict": "miss" }])));
+    found.found.params = Some(Json::of(&json!({ "n": 2 })));
+    found.found.slots.insert("DATE".into(), json!("2026-12-01"));
+    found.found.template = Some("Write to {EMAIL} {DATE}".into());
+    found.found.score = Some(0.5);
+    found.found.lookup = Some(Json::of(&json!([{ "stage": "exact", "verdict": "miss" }])));
     sagas.send(&answer(&asked, &found));
     let call = sagas.calls(1).remove(0);
     let input = json!({ "to": "{EMAIL_1}", "on": "2026-12-01", "n": 2 });
@@ -211,8 +211,8 @@ fn a_plan_that_cannot_run_is_none(test_log: TestLog) {
     let asked = requests(&*sagas.log, &sagas.names, 3);
     let asked = asked.iter().find(|asked| asked.run_id == run).unwrap();
     let mut none = fails(asked, "nobody knows how");
-    none.slots.insert("DATE".into(), json!("2026-12-01"));
-    none.template = Some("Greet".into());
+    none.found.slots.insert("DATE".into(), json!("2026-12-01"));
+    none.found.template = Some("Greet".into());
     sagas.send(&answer(asked, &none));
     sagas.history_until(&run, "approval_requested");
     sagas.stop();
@@ -247,8 +247,8 @@ fn a_cached_plan_that_fails_is_forgotten(test_log: TestLog) {
         let asked = requests(&*sagas.log, &sagas.names, number + 1);
         let asked = asked.iter().find(|asked| asked.run_id == run).unwrap();
         let mut found = plans(asked, plan, &[]);
-        found.entry = Some(format!("entry-{number}"));
-        found.template = Some("Go".into());
+        found.found.entry = Some(format!("entry-{number}"));
+        found.found.template = Some("Go".into());
         sagas.send(&answer(asked, &found));
         ends.push(run);
     }

@@ -18,12 +18,7 @@ use hyper::{Method, Request, client::conn::http1, header::CONTENT_TYPE};
 use hyper_util::rt::TokioIo;
 use omnilink::{
     api::{ROUTES, problem::OVERLOADED, route::Tag},
-    base::clock::SystemClock,
-    saga::{Sagas, Settings},
-    stream::{
-        lane::{self, Running},
-        progress::Progress,
-    },
+    stream::lane::Running,
     workflows::check_texts,
 };
 use rand::{SeedableRng, rngs::StdRng};
@@ -34,7 +29,7 @@ use crate::{
     api,
     bridges::hmac_sha256,
     integrations::created,
-    support::{mutations::mutated, port::Node},
+    support::{mutations::mutated, port::Node, sagas::start_sagas},
 };
 
 const SEED: u64 = 0x006f_6d6e_696c_696e;
@@ -295,17 +290,6 @@ async fn prepare(node: &Node, target: &mut Target) -> Option<Running> {
         _ => {}
     }
     sagas
-}
-
-fn start_sagas(node: &Node) -> Running {
-    let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
-    let setup = lane::Setup {
-        log: node.log.clone(),
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        progress: Arc::<Progress>::default(),
-    };
-    lane::start(Arc::new(sagas), setup).unwrap()
 }
 
 impl Target {

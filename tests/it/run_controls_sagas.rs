@@ -1,20 +1,12 @@
 //! Runs are controlled and decided over HTTP, with the saga processor behind the port.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    base::clock::SystemClock,
     plans::jcs,
     runs::{RunRecord, StepCommand},
-    saga::{Sagas, Settings},
-    stream::{
-        lane::{self, Running},
-        progress::Progress,
-    },
+    stream::lane::Running,
     workflows::check_texts,
 };
 use serde_json::{Value, json};
@@ -23,7 +15,7 @@ use crate::support::{
     append,
     port::{Node, Response},
     read_all,
-    sagas::result,
+    sagas::{result, start_sagas},
 };
 
 /// Sensitive: a person decides before each call.
@@ -58,14 +50,7 @@ impl Case {
         let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
         assert_eq!(problems, Vec::<String>::new());
         node.workflows.replace(checked.catalog.unwrap());
-        let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
-        let setup = lane::Setup {
-            log: node.log.clone(),
-            dlq: node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            progress: Arc::<Progress>::default(),
-        };
-        let sagas = lane::start(Arc::new(sagas), setup).unwrap();
+        let sagas = start_sagas(&node);
         let boss = node.person("acme", "boss").await;
         Self {
             node,

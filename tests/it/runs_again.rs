@@ -1,22 +1,13 @@
 //! Runs that are repeated, and decisions that are sent again, from what Postgres has of a run: the saga processor and the projection of
 //! runs behind the port.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    base::clock::SystemClock,
-    log::{Append, Log},
-    projections::{Projector, Setup},
+    projections::Projector,
     runs::{CallKind, StepCommand, TaskState},
-    saga::{Sagas, Settings},
-    stream::{
-        lane::{self, Running},
-        progress::Progress,
-    },
+    stream::lane::Running,
     workflows::check_texts,
 };
 use serde_json::{Value, json};
@@ -26,7 +17,7 @@ use crate::support::{
     port::{Node, Response},
     projections::Database,
     read_all,
-    sagas::{command, result},
+    sagas::{append_command, command, result, start_sagas},
 };
 
 /// It is undone.
@@ -82,23 +73,8 @@ impl Case {
         let problems: Vec<_> = checked.problems.iter().map(|p| p.render(false)).collect();
         assert_eq!(problems, Vec::<String>::new());
         node.workflows.replace(checked.catalog.unwrap());
-        let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
-        let setup = lane::Setup {
-            log: node.log.clone(),
-            dlq: node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            progress: Arc::<Progress>::default(),
-        };
-        let sagas = Some(lane::start(Arc::new(sagas), setup).unwrap());
-        let setup = Setup {
-            store: database.store(),
-            log: node.log.clone(),
-            topic: node.names.runs.clone(),
-            dlq: node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            runtime: database.runtime.handle().clone(),
-            progress: Arc::<Progress>::default(),
-        };
+        let sagas = Some(start_sagas(&node));
+        let setup = database.setup_on(&node, &node.names.runs);
         let projector = Some(Projector::start_runs(&setup, 1).unwrap());
         Some(Self {
             node,
@@ -185,16 +161,7 @@ impl Case {
             assert!(Instant::now() < deadline, "{step}: {calls:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
-        let told = Append {
-            topic: self.node.names.commands.clone(),
-            record: result(&call, Ok(json!({ "n": step }))).encode().unwrap(),
-        };
-        self.node
-            .log
-            .append(vec![told], None)
-            .await
-            .unwrap()
-            .unwrap();
+        append_command(&self.node, &result(&call, Ok(json!({ "n": step })))).await;
     }
 }
 
@@ -346,11 +313,7 @@ fn a_decision_is_known_when_its_run_has_ended() {
         let body = json!({ "approval": seq.parse::<u64>().unwrap(), "decision": "approved", "value": { "message": "Well!" } });
         let mut decision = command(&run, "decision", &body);
         decision.principal = "boss".into();
-        let told = Append {
-            topic: case.node.names.commands.clone(),
-            record: decision.encode().unwrap(),
-        };
-        case.node.log.append(vec![told], None).await.unwrap().unwrap();
+        append_command(&case.node, &decision).await;
         let (boss, chief) = (case.node.person("acme", "boss").await, case.node.person("acme", "chief").await);
         let path = format!("/v1/approvals/{approval}");
         let decide =

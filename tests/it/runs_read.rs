@@ -5,13 +5,11 @@ use std::{sync::Arc, time::Duration};
 use hyper::{Method, StatusCode};
 use omnilink::{
     audit::Entry,
-    base::clock::SystemClock,
     controls::KeyKind,
     log::{Append, Log},
-    projections::{Projector, Setup},
+    projections::Projector,
     runs::{CallKind, RunRecord, WorkflowVersion},
-    saga::{Notice, Sagas, Settings},
-    stream::{lane, progress::Progress},
+    saga::Notice,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,6 +20,7 @@ use crate::{
         port::{Node, Response, scopes},
         projections::Database,
         runs::{Story, encoded, good, plan, started},
+        sagas::start_sagas,
     },
 };
 
@@ -38,15 +37,7 @@ impl Runs {
         let store = Some(database.store());
         let dir = TempDir::new().unwrap();
         let node = database.runtime.block_on(Node::start_on(dir, None, store));
-        let setup = Setup {
-            store: database.store(),
-            log: node.log.clone(),
-            topic: node.names.runs.clone(),
-            dlq: node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            runtime: database.runtime.handle().clone(),
-            progress: Arc::new(Progress::default()),
-        };
+        let setup = database.setup_on(&node, &node.names.runs);
         let projector = Some(Projector::start_runs(&setup, 1).unwrap());
         Some(Self {
             node,
@@ -479,15 +470,8 @@ fn what_was_started_is_read() {
     let Some(runs) = Runs::start() else {
         return;
     };
-    let (node, log) = (&runs.node, runs.node.log.clone());
-    let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
-    let setup = lane::Setup {
-        log,
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        progress: Arc::new(Progress::default()),
-    };
-    let processor = lane::start(Arc::new(sagas), setup).unwrap();
+    let node = &runs.node;
+    let processor = start_sagas(node);
     runs.database.runtime.block_on(async {
         let post = async |id: &str, steps: Value| {
             let body = json!({ "id": id, "source": "/erp/prod", "type": "ask", "plan": { "steps": steps }, "input": { "n": 1 } });

@@ -23,12 +23,11 @@ use crate::{
         start::{PlanSource, RECORD_MAX},
     },
     envelope::{Invalid, canonical_hash},
-    plans::jcs,
     port::{
         Shared,
         problem::{Problem, Refused},
     },
-    runs::Decision,
+    runs::{Decision, given},
     starts,
 };
 
@@ -107,7 +106,7 @@ pub(crate) async fn decide(
             decision_hash,
             approval,
             decision: made_so,
-            given: value.map(|value| jcs::hash(&value.value())).or(plan_hash),
+            given: given(value.as_ref(), plan_hash.as_deref()),
         }),
     };
     controller.send(run, message).await

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::runs::{
     CallKind, Event, GuardianReport, Json, PlanReady, Reused, Started, StepError, Undo,
-    idempotency_key,
+    idempotency_key, placeholders,
 };
 
 /// A run that has ended.
@@ -187,9 +187,7 @@ impl EarlierRun {
         if let Some(plan) = &self.plan {
             return plan.found.slots.clone();
         }
-        let params = self.started.params.value();
-        let slots = params["slots"].as_object().into_iter().flatten();
-        slots.map(|(k, v)| (k.clone(), v.clone())).collect()
+        placeholders(&self.started.params.value())
     }
 
     /// Whether the run only called compensations of another run again.
@@ -278,6 +276,7 @@ mod tests {
             source: "workflow".into(),
             hash: "00".into(),
             plan: Json::of(&json!({ "steps": [] })),
+            workflow: None,
             found: Box::default(),
         })));
         for event in events {

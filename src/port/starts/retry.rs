@@ -286,7 +286,7 @@ impl RetryRequest<'_> {
 
     fn workflow(&self, catalog: &Catalog) -> Option<WorkflowVersion> {
         let plan = self.earlier.plan.as_ref();
-        let found = plan.and_then(|plan| plan.found.workflow.as_ref());
+        let found = plan.and_then(|plan| plan.workflow.as_ref());
         let workflow = self.earlier.started.workflow.as_ref().or(found)?;
         let known = catalog.workflow(&workflow.name, Some(&workflow.version));
         Some(WorkflowVersion {

@@ -61,6 +61,7 @@ fn ready(plan: &Value) -> PlanReady {
         source: "inline".into(),
         hash: "ab".into(),
         plan: Json::of(plan),
+        workflow: None,
         found: Box::default(),
     }
 }
@@ -366,7 +367,7 @@ fn the_plan_of_a_goal_sets_workflow_and_params() {
     let mut pair = Pair::goal();
     let mut new = new_plan();
     new.ready.found.params = Some(Json::of(&json!({ "to": "Bob" })));
-    new.ready.found.workflow = Some(WorkflowVersion {
+    new.ready.workflow = Some(WorkflowVersion {
         name: "pay".into(),
         version: "1.0.0".into(),
     });

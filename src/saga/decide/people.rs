@@ -1,9 +1,9 @@
 //! Controls from people and other systems: decisions, cancel, pause, resume, signals.
 
 use super::{Input, Refusal, Turn, attempt::awaited};
-use crate::runs::{ApprovalKind, Decided, Decision, Event, Json};
+use crate::runs::{ApprovalKind, Decided, Decision, Event, Json, given};
 use crate::{
-    plans::{Builtin, RENDERED_MAX, jcs},
+    plans::{Builtin, RENDERED_MAX},
     saga::{
         compiled::CompiledStep,
         run::{EndKind, Phase, SIGNAL_BYTES_MAX, SIGNALS_MAX},
@@ -133,9 +133,8 @@ impl Turn<'_> {
         };
         let before = self.run.decided.get(approval);
         before.is_some_and(|(made, who)| made == decision && who == by) && {
-            let value = value.as_ref().map(|value| jcs::hash(&value.value()));
             let plan = plan.as_ref().and_then(|plan| plan.as_ref().ok());
-            let given = value.or_else(|| plan.map(|plan| plan.ready.hash.clone()));
+            let given = given(value.as_ref(), plan.map(|plan| &*plan.ready.hash));
             self.run.decided_values.get(approval) == given.as_ref()
         }
     }

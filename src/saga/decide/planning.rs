@@ -8,13 +8,10 @@ use crate::{
     plans::jcs,
     saga::{
         bugs::{Bug, planted},
-        goal::{INJECTION_SUSPECTED, REQUESTS_MAX},
+        goal::{INJECTION_SUSPECTED, NO_PLAN, REQUESTS_MAX},
         risk,
     },
 };
-
-/// The code of a goal for which there is no plan.
-const NO_PLAN: &str = "no_plan";
 
 impl Turn<'_> {
     /// Requests a plan from a planner, again if an answer is overdue. While the kill switch is on the run is held instead.

@@ -12,9 +12,9 @@ use crate::{
     base::{clock::Millis, id::Tenant},
     commands::{
         Command,
-        start::{Request, Start, Trace},
+        start::{Request, Start, Trace, WorkflowVersion},
     },
-    runs::{Found, GuardianReport, Json, PlanReady, Started, WorkflowVersion},
+    runs::{self, Found, GuardianReport, Json, PlanReady, Started},
     saga::{
         NewPlan,
         goal::{REQUIRED_BY_KEY, slots},
@@ -73,7 +73,7 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
     }
     let plan = ready.as_ref().map(|ready| NewPlan {
         compiled: Arc::clone(&ready.compiled),
-        ready: plan_ready(ready, found(&start)),
+        ready: plan_ready(ready, None, found(&start)),
     });
     let has_slots = start.goal.is_some() && plan.is_some();
     let tenant = Tenant::new(&command.tenant)
@@ -81,10 +81,7 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
     let about = Arc::new(About {
         run_id: command.run_id.as_str().into(),
         tenant,
-        workflow: start.workflow.as_ref().map(|workflow| WorkflowVersion {
-            name: workflow.name.clone(),
-            version: workflow.version.clone(),
-        }),
+        workflow: start.workflow.as_ref().map(WorkflowVersion::named),
         trace: Trace {
             traceparent: command.traceparent.clone(),
             tracestate: command.tracestate.clone(),
@@ -141,10 +138,7 @@ fn started(command: &Command, start: Start) -> Started {
         approve_run.push(REQUIRED_BY_KEY.to_owned());
     }
     Started {
-        workflow: start.workflow.map(|workflow| WorkflowVersion {
-            name: workflow.name,
-            version: workflow.version,
-        }),
+        workflow: start.workflow.as_ref().map(WorkflowVersion::named),
         kind: Some(start.kind),
         goal: start.goal,
         params,
@@ -171,11 +165,16 @@ fn first(start: &Start) -> Option<&str> {
 }
 
 /// The plan, as its record in the history.
-pub(super) fn plan_ready(ready: &Ready, found: Found) -> PlanReady {
+pub(super) fn plan_ready(
+    ready: &Ready,
+    workflow: Option<runs::WorkflowVersion>,
+    found: Found,
+) -> PlanReady {
     PlanReady {
         source: ready.source.to_owned(),
         hash: ready.hash.clone(),
         plan: ready.plan.clone(),
+        workflow,
         found: Box::new(found),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     commands::start::{Planned, Start},
     plans::{BUILTINS, OnExhausted, Plan, Tool},
     runs::Json,
-    saga::{CompiledPlan, compiled::Defaults},
+    saga::{CompiledPlan, compiled::Defaults, goal::NO_PLAN},
     stream::Rejected,
 };
 
@@ -41,7 +41,7 @@ impl Plans {
     /// The plan of a start. An invalid one is rejected; the port accepts no such start.
     pub(super) fn of(&self, start: &Start) -> Result<Arc<Ready>, Rejected> {
         let Some(planned) = &start.plan else {
-            return Err(Rejected::new("no_plan", "the start has no plan"));
+            return Err(Rejected::new(NO_PLAN, "the start has no plan"));
         };
         let hold = start.workflow.as_ref().is_some_and(|w| w.hold);
         let key = key(planned, &start.tools, hold);

@@ -16,19 +16,16 @@ use crate::{
         Command,
         control::DecidedPlan,
         plan::PlanAnswer,
-        start::{FoundPlan, RECORD_MAX, Start},
+        start::{FoundPlan, RECORD_MAX, Start, WorkflowVersion},
     },
     log::topics::Names,
     runs::{
-        CachedPlan, DEPTH_MAX, ENTRY, Event, Found, Json, PlanInputs, PlanRecord, PlanRequest,
-        StepError, WorkflowVersion, entry_id,
+        self, CachedPlan, DEPTH_MAX, ENTRY, Event, Found, Json, PlanInputs, PlanRecord,
+        PlanRequest, StepError, entry_id, placeholders,
     },
-    saga::{Input, NewPlan, Refusal},
+    saga::{Input, NewPlan, Refusal, goal::NO_PLAN},
     stream::{Context, Failure, Rejected},
 };
-
-/// The code of a goal for which there is no plan.
-const NO_PLAN: &str = "no_plan";
 
 /// A plan that comes with a record of `commands`, before it is compiled.
 pub(super) enum GivenPlan {
@@ -125,42 +122,24 @@ impl Arriving<'_> {
         mut start: Start,
         answer: PlanAnswer,
     ) -> (Result<Box<NewPlan>, StepError>, Option<Arrived>) {
-        let slots = slots(&start, answer.slots);
-        let found = FoundPlan {
-            template: answer.template.clone(),
-            entry: answer.entry.clone(),
-            red: answer.red.clone(),
-        };
+        let mut found = answer.found;
+        found.slots = slots(&start, found.slots);
         let (Some(planned), None) = (answer.planned, &answer.error) else {
             let error = answer.error.map(|error| (error.code, error.message));
             let (code, message) = error.unwrap_or_else(|| {
                 let message = "the planner's answer has neither a plan nor an error";
                 (NO_PLAN.to_owned(), message.to_owned())
             });
-            let arrived = self.without_plan(start, slots, answer.template);
+            let arrived = self.without_plan(start, found.slots, found.template);
             return (Err(StepError::new(code, message)), arrived);
-        };
-        let ready = Found {
-            workflow: answer.workflow.as_ref().map(|workflow| WorkflowVersion {
-                name: workflow.name.clone(),
-                version: workflow.version.clone(),
-            }),
-            params: answer.params.clone(),
-            slots: slots.clone(),
-            template: answer.template,
-            entry: answer.entry,
-            score: answer.score,
-            red: answer.red,
-            lookup: answer.lookup,
-            cost: answer.cost,
-            degraded: answer.degraded,
         };
         let of_goal = start.params.clone();
         start.plan = Some(planned);
         (start.workflow, start.tools) = (answer.workflow, answer.tools);
-        (start.slots, start.found) = (slots, Some(Box::new(found)));
+        start.slots.clone_from(&found.slots);
+        start.found = Some(Box::new(FoundPlan::of(&found)));
         let taken =
-            set_params(&mut start, answer.params.as_ref()).and_then(|()| self.taken(&start, ready));
+            set_params(&mut start, found.params.as_ref()).and_then(|()| self.taken(&start, found));
         match taken {
             Ok((new, arrived)) => (Ok(new), Some(arrived)),
             Err(unfit) => {
@@ -218,7 +197,7 @@ impl Arriving<'_> {
         let ready = ready.map_err(|rejected| Unfit::Invalid(rejected.message))?;
         let new = NewPlan {
             compiled: Arc::clone(&ready.compiled),
-            ready: begin::plan_ready(&ready, found),
+            ready: begin::plan_ready(&ready, workflow_of(start), found),
         };
         let arrived = self.arrived(start, Some(ready), false)?;
         Ok((Box::new(new), arrived))
@@ -231,12 +210,8 @@ impl Arriving<'_> {
         always: bool,
     ) -> Result<Arrived, Unfit> {
         let body = start.encode().map_err(|_| Unfit::TooLarge)?;
-        let workflow = start.workflow.as_ref();
         let about = About {
-            workflow: workflow.map(|workflow| WorkflowVersion {
-                name: workflow.name.clone(),
-                version: workflow.version.clone(),
-            }),
+            workflow: workflow_of(start),
             ready,
             found: start.found.clone(),
             ..self.about.clone()
@@ -256,13 +231,13 @@ impl Arriving<'_> {
 fn slots(start: &Start, found: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let params = start.params.as_ref();
     let params: Option<Value> = params.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let own = params
-        .as_ref()
-        .and_then(|params| params["slots"].as_object());
-    let own = own.into_iter().flatten();
-    let mut all: BTreeMap<_, _> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut all = params.as_ref().map(placeholders).unwrap_or_default();
     all.extend(found);
     all
+}
+
+fn workflow_of(start: &Start) -> Option<runs::WorkflowVersion> {
+    start.workflow.as_ref().map(WorkflowVersion::named)
 }
 
 fn set_params(start: &mut Start, params: Option<&Json>) -> Result<(), Unfit> {

@@ -21,7 +21,7 @@ use crate::{
     },
     controls::EmergencyState,
     runs::{DEPTH_MAX, Json, StepError, Unreadable},
-    saga::{CallResult, Hold, Input, Outcome},
+    saga::{CallResult, Hold, Input, Outcome, goal::NO_PLAN},
     stream::Rejected,
 };
 
@@ -159,7 +159,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             answer.error = error;
             let input = Input::Plan {
                 request: answer.request,
-                outcome: Err(StepError::new("no_plan", "")),
+                outcome: Err(StepError::new(NO_PLAN, "")),
             };
             plan = Some(GivenPlan::Answer(Box::new(answer)));
             (plan::KIND, input)

@@ -222,7 +222,7 @@ impl Runs {
         )?;
         self.counts.started += 1;
         let live = Live {
-            about,
+            about: Arc::clone(&about),
             run: run_state,
             body_hash: begun.body_hash,
             updated_at: now,
@@ -235,7 +235,7 @@ impl Runs {
         };
         self.hot.insert(key, live);
         self.changed.push(key);
-        self.write_plans(key, &effects.events, cx)?;
+        self.write_plans(key, &about, &effects.events, cx)?;
         self.answer(run, source, Answer::Done);
         self.after(run, &effects);
         Ok(())
@@ -263,7 +263,7 @@ impl Runs {
             return Ok(());
         };
         let about = Arc::clone(&live.about);
-        let owner = about.tenant.clone();
+        let owner = &about.tenant;
         let of_other = |tenant: &String| tenant != owner.as_str();
         let refused_at_once = if message.tenant.as_ref().is_some_and(of_other) {
             Some(Answer::UnknownRun)
@@ -272,7 +272,7 @@ impl Runs {
             controls.and_then(|controls| audited::forbidden(controls, &message))
         };
         if let Some(answer) = refused_at_once {
-            self.audit_refused(&message, Some(&owner), &answer, cx)?;
+            self.audit_refused(&message, Some(owner), &answer, cx)?;
             self.answer(run, source, answer);
             return Ok(());
         }
@@ -295,9 +295,9 @@ impl Runs {
         };
         match control {
             Some(control) if answer == Answer::Done => {
-                self.audit(&control.done(&owner, run, cx.now()), cx)?;
+                self.audit(&control.done(owner, run, cx.now()), cx)?;
             }
-            _ => self.audit_refused(&message, Some(&owner), &answer, cx)?,
+            _ => self.audit_refused(&message, Some(owner), &answer, cx)?,
         }
         self.answer(run, source, answer);
         self.after(run, &effects);
@@ -316,22 +316,22 @@ impl Runs {
         Ok(row.0)
     }
 
-    /// Writes the records for planners that follow from the events of a run in memory.
+    /// Writes the records for planners that follow from the last events of a run in memory.
     fn write_plans(
         &mut self,
         key: RunKey,
+        about: &About,
         events: &[Event],
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let Some(live) = self.hot.get(&key) else {
-            return Ok(());
-        };
-        let (about, seq) = (Arc::clone(&live.about), live.run.seq());
-        if !goals::concerned(&about, events) {
+        if !goals::concerned(about, events) {
             return Ok(());
         }
+        let Some(seq) = self.hot.get(&key).map(|live| live.run.seq()) else {
+            return Ok(());
+        };
         let command = self.start_record(key, cx)?;
-        goals::write(&self.names, &about, (events, seq), &command, cx)
+        goals::write(&self.names, about, (events, seq), &command, cx)
     }
 
     /// Passes an input to a run in memory, and writes what follows. `arrived`: the start to store if the run takes the plan of the input.
@@ -382,7 +382,7 @@ impl Runs {
             causation,
             cx,
         )?;
-        self.write_plans(key, &effects.events, cx)?;
+        self.write_plans(key, &about, &effects.events, cx)?;
         Ok(effects)
     }
 

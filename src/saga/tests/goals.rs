@@ -459,7 +459,7 @@ fn the_workflow_that_a_planner_chose_may_need_approval() {
     started.approve_tools.push("pay".into());
     let mut case = Case::start_goal(&one_step(), &tools(), started, None, DAY);
     let mut plan = case.new_plan();
-    plan.ready.found.workflow = Some(WorkflowVersion {
+    plan.ready.workflow = Some(WorkflowVersion {
         name: "pay".into(),
         version: "1.0.0".into(),
     });

@@ -208,6 +208,7 @@ fn ready() -> PlanReady {
         source: "inline".into(),
         hash: "00".into(),
         plan: Json::null(),
+        workflow: None,
         found: Box::default(),
     }
 }

@@ -49,8 +49,8 @@ impl World {
             _ => planner::plans(&request, plan, tools),
         };
         if answer.planned.is_some() && self.rng.random_ratio(1, 2) {
-            answer.template = Some(format!("Do it, {}", request.run_id));
-            answer.entry = Some(request.run_id.clone());
+            answer.found.template = Some(format!("Do it, {}", request.run_id));
+            answer.found.entry = Some(request.run_id.clone());
         }
         let command = planner::answer(&request, &answer);
         self.send(&command);

@@ -9,7 +9,7 @@ use omnilink::{
         start::PlanSource,
     },
     log::{Log, topics::Names},
-    runs::{PlanInputs, PlanRecord, PlanRequest},
+    runs::{Found, PlanInputs, PlanRecord, PlanRequest},
 };
 use serde_json::Value;
 
@@ -66,15 +66,7 @@ fn blank(request: &PlanRequest) -> PlanAnswer {
         planned: None,
         workflow: None,
         tools: BTreeMap::new(),
-        params: None,
-        slots: BTreeMap::new(),
-        template: None,
-        entry: None,
-        score: None,
-        red: BTreeMap::new(),
-        lookup: None,
-        cost: None,
-        degraded: Vec::new(),
+        found: Found::default(),
         error: None,
     }
 }

@@ -29,7 +29,7 @@ use parking_lot::{Condvar, Mutex};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::runtime::Runtime;
 
-use crate::support::{env_or_skip, wait_until};
+use crate::support::{env_or_skip, port::Node, wait_until};
 
 pub const EVENTS: &str = "t.events";
 pub const DLQ: &str = "t.dlq";
@@ -155,6 +155,19 @@ impl Database {
             log: Arc::clone(log) as Arc<dyn Log>,
             topic: EVENTS.into(),
             dlq: DLQ.into(),
+            clock: Arc::new(SystemClock),
+            runtime: self.runtime.handle().clone(),
+            progress: Arc::new(Progress::default()),
+        }
+    }
+
+    /// A projector's setup on this database, for a topic of a node.
+    pub fn setup_on(&self, node: &Node, topic: &Arc<str>) -> Setup {
+        Setup {
+            store: self.store(),
+            log: node.log.clone(),
+            topic: topic.clone(),
+            dlq: node.names.dlq.clone(),
             clock: Arc::new(SystemClock),
             runtime: self.runtime.handle().clone(),
             progress: Arc::new(Progress::default()),

@@ -81,6 +81,7 @@ impl Story {
             source: "workflow".into(),
             hash: "ab".repeat(32),
             plan: Json::of(plan),
+            workflow: None,
             found: Box::default(),
         };
         let now = started.received_at;

@@ -3,23 +3,27 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use omnilink::{
+    base::clock::SystemClock,
     commands::{
         Command,
         result::{RESULT, ResultError, StepOutcome, StepResult},
         start::{self, Constraints, PlanSource, Planned, Request, Start},
     },
-    log::{Log, Output, Record, topics::Names},
+    log::{Append, Log, Output, Record, topics::Names},
     plans::jcs,
     runs::{CallKind, Json, RunRecord, StepCommand, TaskState},
     saga::{Followers, Sagas, Settings},
-    stream::{lane::Running, progress::Progress},
+    stream::{
+        lane::{self, Running},
+        progress::Progress,
+    },
 };
 use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
 
-use super::{TestLog, append, read_all};
+use super::{TestLog, append, port::Node, read_all};
 
 pub const PARTITIONS: u32 = 4;
 pub const TENANT: &str = "acme";
@@ -148,6 +152,29 @@ impl Processor {
         }
         panic!("fewer than {at_least} calls");
     }
+}
+
+/// Starts the processor on the log of a node.
+pub fn start_sagas(node: &Node) -> Running {
+    let followers = node.followers.clone();
+    let sagas = Sagas::new(&node.names, PARTITIONS, Settings::default(), followers);
+    let setup = lane::Setup {
+        log: node.log.clone(),
+        dlq: node.names.dlq.clone(),
+        clock: Arc::new(SystemClock),
+        progress: Arc::<Progress>::default(),
+    };
+    lane::start(Arc::new(sagas), setup).unwrap()
+}
+
+/// Appends a command to the log of a node.
+pub async fn append_command(node: &Node, command: &Command) {
+    let append = Append {
+        topic: node.names.commands.clone(),
+        record: command.encode().unwrap(),
+    };
+    let appended = node.log.append(vec![append], None);
+    appended.await.unwrap().unwrap();
 }
 
 /// The types of a history.

@@ -1,21 +1,13 @@
 //! A node with the processor of runs and the queue of tasks.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 use omnilink::{
-    base::clock::SystemClock,
     log::Log,
     projections::{Projector, Setup},
     runs::RunRecord,
-    saga::{Sagas, Settings},
-    stream::{
-        lane::{self, Running},
-        progress::Progress,
-    },
+    stream::lane::Running,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -24,6 +16,7 @@ use super::{
     port::{Node, Response, scopes},
     projections::Database,
     read_all,
+    sagas::start_sagas,
     worker::put_tools,
 };
 
@@ -48,14 +41,7 @@ impl Queue {
             put_tools(&node, &texts);
             let worker = node.key("acme", scopes(&["tasks:claim", "tasks:complete"]));
             let worker = worker.await;
-            let sagas = Sagas::new(&node.names, 4, Settings::default(), node.followers.clone());
-            let setup = lane::Setup {
-                log: node.log.clone(),
-                dlq: node.names.dlq.clone(),
-                clock: Arc::new(SystemClock),
-                progress: Arc::<Progress>::default(),
-            };
-            let sagas = lane::start(Arc::new(sagas), setup).unwrap();
+            let sagas = start_sagas(&node);
             (node, worker, sagas)
         });
         let mut queue = Self {
@@ -70,15 +56,7 @@ impl Queue {
     }
 
     pub fn setup(&self) -> Setup {
-        Setup {
-            store: self.database.store(),
-            log: self.node.log.clone(),
-            topic: self.node.names.steps.clone(),
-            dlq: self.node.names.dlq.clone(),
-            clock: Arc::new(SystemClock),
-            runtime: self.database.runtime.handle().clone(),
-            progress: Arc::new(Progress::default()),
-        }
+        self.database.setup_on(&self.node, &self.node.names.steps)
     }
 
     /// Starts the projector.
