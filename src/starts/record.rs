@@ -3,6 +3,7 @@
 use super::{
     fault::too_large,
     fields::{StartFields, StartTarget},
+    goal::GuardedGoal,
 };
 use crate::{
     base::{clock::Millis, hex::hex},
@@ -32,8 +33,10 @@ pub struct Checked<'a> {
     pub event: &'a Event<'a>,
     /// The hash of its envelope.
     pub body_hash: BodyHash,
-    /// Its members.
+    /// Its members; a goal's have placeholders.
     pub fields: StartFields,
+    /// What the guardian adds to a goal.
+    pub guarded: Option<GuardedGoal>,
     /// What it runs.
     pub resolved: Resolved,
     /// When it was received.
@@ -52,6 +55,7 @@ impl Checked<'_> {
             event,
             body_hash,
             fields,
+            guarded,
             resolved,
             received,
             now,
@@ -62,6 +66,10 @@ impl Checked<'_> {
         let goal = match fields.what {
             StartTarget::Goal(goal) => Some(goal),
             _ => None,
+        };
+        let (guardian, sealed) = match guarded {
+            Some(guarded) => (Some(guarded.report), guarded.sealed),
+            None => (None, None),
         };
         // Only for a goal it is not known yet what will run.
         let allowed = constraints.filter(|_| goal.is_some());
@@ -90,8 +98,8 @@ impl Checked<'_> {
             plan: resolved.plan,
             tools: resolved.tools,
             goal,
-            guardian: None,
-            sealed: None,
+            guardian,
+            sealed,
             context: fields.context,
             adapter: fields.adapter,
             entity: AboutEntity::of(event),
@@ -184,6 +192,7 @@ mod tests {
             event: &parsed.event,
             body_hash: parsed.body_hash,
             fields,
+            guarded: None,
             resolved,
             received: NOW,
             now: NOW,
