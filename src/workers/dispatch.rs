@@ -16,6 +16,7 @@ use super::{
     record_create::Record,
     request,
     results::{NotAppended, Results},
+    sealed::{Bound, Use},
     seats::{Hold, ToolState},
     settings::Settings,
     sql_query::Query,
@@ -45,7 +46,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The emergency controls.
     pub controls: Arc<Controls>,
-    /// The keys that sign leases.
+    /// The keys that sign leases, and open the values of placeholders.
     pub secrets: Arc<SecretKeys>,
     /// The tools.
     pub tools: ToolStates,
@@ -85,6 +86,17 @@ enum Work {
     HttpTool,
     SqlQuery,
     RecordCreate,
+}
+
+impl Work {
+    /// How it uses the input.
+    const fn usage(&self) -> Use {
+        match self {
+            Self::Worker { .. } | Self::RecordCreate => Use::Document,
+            Self::HttpTool => Use::Request,
+            Self::SqlQuery => Use::Query,
+        }
+    }
 }
 
 /// A call that may go.
@@ -146,9 +158,13 @@ impl Dispatch {
             return;
         }
         let _share = self.parts.tools.shares().take();
-        let report = match self.attempt(&command, &work).await {
-            Ok(report) => report,
-            Err(hold) => Report::Held(hold),
+        let report = match Bound::of(&command, work.usage(), &self.parts.secrets) {
+            Err(failed) => Report::Ended(Ended::Failed(failed)),
+            Ok(bound) => match self.attempt(&bound.command, &work).await {
+                Ok(Report::Ended(ended)) => Report::Ended(bound.conceal(ended)),
+                Ok(report) => report,
+                Err(hold) => Report::Held(hold),
+            },
         };
         self.send_report(&command, report, repeated).await;
     }
@@ -198,7 +214,7 @@ impl Dispatch {
             // More would only wait for a connection.
             Call::Query(_) | Call::Record(_) => settings.concurrency.min(CONNECTIONS),
         };
-        let key = settings.limit_key(&command.tool, &command.input);
+        let key = settings.limit_key(command);
         let left = self.left(command);
         let seat = tool.seat(seats, &key, left).await?;
         let _lease = self.limit(command, &tool, &settings, &key).await?;

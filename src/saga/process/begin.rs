@@ -70,6 +70,7 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
             tracestate: command.tracestate.clone(),
         },
         ready,
+        sealed: start.sealed.as_deref().map(Arc::from),
         depth: start.depth,
         feature: (!by_port(&start)).then(|| start.request.feature()),
     });

@@ -25,6 +25,8 @@ pub(super) struct About {
     /// That of its start.
     pub(super) trace: Trace,
     pub(super) ready: Arc<Ready>,
+    /// The values of its placeholders, sealed ([`crate::slots`]). `None`: it has none.
+    pub(super) sealed: Option<Arc<str>>,
     /// How many triggers in a row led to it ([`crate::commands::depth`]).
     pub(super) depth: u32,
     /// The feature that keeps it queued while it is disabled; other controls do so too. `None`: the port started it, which refuses starts

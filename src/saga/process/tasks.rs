@@ -169,6 +169,7 @@ fn command(
         state: TaskStateName(state),
         traceparent: None,
         tracestate: None,
+        sealed: None,
     })
 }
 

@@ -16,7 +16,7 @@ use super::{
     live::{About, Hot, Live},
     outputs,
     rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
-    view,
+    sealed, view,
 };
 use crate::{
     audit::Entry,
@@ -213,7 +213,7 @@ impl Runs {
         let (run_state, effects) =
             environment.with(|env| saga::start(compiled, begun.started, plan_ready, env));
         outputs::write(
-            (&self.names, self.settings.events),
+            (&self.names, &self.settings),
             &about,
             &run_state,
             &effects.events,
@@ -273,6 +273,11 @@ impl Runs {
             self.answer(run, source, answer);
             return Ok(());
         }
+        sealed::conceal(
+            self.settings.secrets.as_deref(),
+            &live.about,
+            &mut message.input,
+        );
         message.bound_hold(cx.now());
         let control = audited::Control::of(&message).filter(|_| message.foreign);
         let input = std::mem::replace(&mut message.input, Input::Wake);
@@ -325,7 +330,7 @@ impl Runs {
             self.changed.push(key);
         }
         outputs::write(
-            (&self.names, self.settings.events),
+            (&self.names, &self.settings),
             &about,
             &live.run,
             &effects.events,
