@@ -560,7 +560,11 @@ routes! {
         .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
     ListApprovals = Route::new(Get, "/v1/approvals", Runs, "List approvals")
         .needs(APPROVALS_READ)
-        .describe("Newest first: pending approvals, or those with `status`. Reads by persons are audited.")
+        .describe(
+            "Newest first: pending approvals, or those with `status`. Keys with the permission `approvals:decide` see the values of \
+             placeholders such as `{EMAIL_1}` in `input` and `message`; `input_hash` is that of the input with placeholders. Reads by \
+             persons are audited.",
+        )
         .query::<ListApprovals>()
         .answers(&[Answer::new(
             200,

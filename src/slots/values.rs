@@ -65,6 +65,12 @@ impl Values {
         Ok(value.to_string())
     }
 
+    /// As [`Values::bind`], for a text that is not JSON.
+    pub fn bind_text(&self, text: &str) -> Result<String, TooLarge> {
+        self.check_size(text)?;
+        Ok(guardian::bind(text, &self.slots))
+    }
+
     /// As [`Values::bind`], in place.
     pub fn bind_value(&self, value: &mut Value) -> Result<(), TooLarge> {
         self.check_size(&value.to_string())?;

@@ -10,6 +10,7 @@
 mod act_as;
 mod admission;
 mod api;
+mod approvals_values;
 mod architecture;
 mod audit;
 mod audit_command;

@@ -193,7 +193,8 @@ async fn values_that_cannot_be_opened_fail_the_step() {
     let (run, command) = start(&secrets(9), "1", &plan, &tools);
     append(&node, &command).await;
     let history = history(&node, &run, "run_failed").await;
-    let [(step, error)] = &outcomes(&history)[..] else {
+    let outcomes = outcomes(&history);
+    let [(step, error)] = &outcomes[..] else {
         panic!("{history:?}");
     };
     assert_eq!(
@@ -219,7 +220,8 @@ fn tools_on_kafka_get_values_only_if_their_file_says_so(test_log: TestLog) {
         let (run, command) = start(&keys, &n.to_string(), &plan, &[tool.clone()]);
         sagas.send(&command);
         let history = sagas.history_until(&run, "run_failed");
-        let [(step, error)] = &outcomes(&history)[..] else {
+        let outcomes = outcomes(&history);
+        let [(step, error)] = &outcomes[..] else {
             panic!("{history:?}");
         };
         assert_eq!((&**step, &error[0]), ("a", &json!("sealed_slots")));
@@ -298,7 +300,7 @@ fn claimed_tasks_have_the_values_and_their_rows_placeholders() {
         assert_hidden(node).await;
     });
     queue.wait_for(
-        "SELECT string_agg(DISTINCT input, ',') || ' ' || count(sealed) || ' ' || count(*) FILTER (WHERE sealed LIKE '%ann%') \
+        "SELECT string_agg(DISTINCT input, ',') || ' ' || count(sealed) || ' ' || count(*) FILTER (WHERE sealed LIKE '%ann@%') \
          FROM omnilink.tasks",
         r#"{"to":"{EMAIL_1}"} 3 0"#,
     );
