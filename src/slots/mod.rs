@@ -21,5 +21,13 @@ pub const UNREADABLE: &str = "sealed_slots_unreadable";
 /// The error code of a step of a tool that must not get the values.
 pub const REFUSED: &str = "sealed_slots";
 
+/// The message about an input that does not match the schema of its tool once its placeholders have their values; `at` is the JSON pointer.
+/// The schema's own message could quote a value.
+pub fn mismatch(at: &str) -> String {
+    format!(
+        "`/input{at}` does not match the schema of the tool once its placeholders have their values"
+    )
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,5 @@
 //! Reads the tables `runs`, `run_steps`, `run_events` and `approvals`.
 
-use std::collections::HashMap;
-
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 
 use super::{
@@ -440,23 +438,6 @@ pub async fn approvals(
     newest_first(&mut query, page, "requested_at", "approval_id");
     let rows = query.build().fetch_all(store.pool()).await?;
     Ok(rows.iter().map(approval).collect::<Result<_, _>>()?)
-}
-
-/// The sealed values of the placeholders of runs, by run; runs without any are left out.
-pub async fn sealed(
-    store: &Store,
-    tenant: &str,
-    runs: &[&str],
-) -> Result<HashMap<String, String>, StoreError> {
-    let sealed = sqlx::query_as::<_, (String, String)>(
-        "SELECT run_id, record ->> 'sealed' FROM omnilink.run_events \
-         WHERE tenant = $1 AND run_id = ANY($2) AND seq = 1 AND record ->> 'sealed' IS NOT NULL",
-    )
-    .bind(tenant)
-    .bind(runs)
-    .fetch_all(store.pool())
-    .await?;
-    Ok(sealed.into_iter().collect())
 }
 
 /// Records of a run's history with a `seq` greater than `after`, in order.

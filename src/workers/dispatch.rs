@@ -30,6 +30,7 @@ use crate::{
     limits::{Lease, Limiter, Outcome},
     log::Fetched,
     runs::StepCommand,
+    slots::mismatch,
     stream::effect::Effect,
 };
 
@@ -160,7 +161,7 @@ impl Dispatch {
         let _share = self.parts.tools.shares().take();
         let report = match Bound::of(&command, work.usage(), &self.parts.secrets) {
             Err(failed) => Report::Ended(Ended::Failed(failed)),
-            Ok(bound) => match self.attempt(&bound.command, &work).await {
+            Ok(bound) => match self.attempt(&bound, &work).await {
                 Ok(Report::Ended(ended)) => Report::Ended(bound.conceal(ended)),
                 Ok(report) => report,
                 Err(hold) => Report::Held(hold),
@@ -175,7 +176,8 @@ impl Dispatch {
         Duration::from_millis(u64::try_from(left).unwrap_or(0))
     }
 
-    async fn attempt(&self, command: &StepCommand, work: &Work) -> Result<Report, Hold> {
+    async fn attempt(&self, bound: &Bound<'_>, work: &Work) -> Result<Report, Hold> {
+        let command = &*bound.command;
         let (tool, settings, call) = match work {
             Work::Worker { url } => {
                 let (tool, settings) = self.parts.tools.of(&command.tool, None);
@@ -205,6 +207,13 @@ impl Dispatch {
             }
         };
         self.check_controls(command, &tool, &settings)?;
+        let call = call.and_then(|call| {
+            let wrong = bound.unchecked.then(|| settings.mismatch(command));
+            match wrong.flatten() {
+                None => Ok(call),
+                Some(at) => Err(Failed::permanent("invalid_input", mismatch(&at))),
+            }
+        });
         let call = match call {
             Ok(call) => call,
             Err(failed) => return Ok(Report::Ended(Ended::Failed(failed))),

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::answer::{Ended, Failed, OUTPUT_MAX, output_too_large};
 use crate::{
     controls::SecretKeys,
+    guardian::placeholders,
     runs::{CallKind, Json, StepCommand},
     slots::{BindError, TooLarge, UNREADABLE, Values},
 };
@@ -25,6 +26,8 @@ pub(super) enum Use {
 /// A step command as its worker gets it: with the values of its placeholders.
 pub(super) struct Bound<'c> {
     pub(super) command: Cow<'c, StepCommand>,
+    /// Whether the input had placeholders: the run has checked it but for these.
+    pub(super) unchecked: bool,
     values: Option<Values>,
 }
 
@@ -34,9 +37,11 @@ impl<'c> Bound<'c> {
         usage: Use,
         secrets: &SecretKeys,
     ) -> Result<Self, Failed> {
+        let unchecked = placeholders(&command.input).next().is_some();
         let Some(sealed) = &command.sealed else {
             return Ok(Self {
                 command: Cow::Borrowed(command),
+                unchecked,
                 values: None,
             });
         };
@@ -53,6 +58,7 @@ impl<'c> Bound<'c> {
         };
         Ok(Self {
             command: Cow::Owned(bound),
+            unchecked,
             values: Some(values),
         })
     }

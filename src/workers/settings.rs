@@ -9,7 +9,7 @@ use crate::{
     http::{NoSecret, SigningKey},
     limits::{Ask, Kind as RequestKind, OnBackendDown, Per, Policy, Subject},
     plans::{Context, Kind, Limit, Rate, Template, Worker},
-    runs::StepCommand,
+    runs::{CallKind, StepCommand},
     workflows::Definition,
 };
 
@@ -77,6 +77,16 @@ impl Settings {
     /// The tool's kind; `None` if it is unknown.
     pub(super) fn kind(&self) -> Option<Kind> {
         self.definition.as_ref()?.tool.kind
+    }
+
+    /// Where the input of a step's own call does not match the tool's schema, as a JSON pointer.
+    pub(super) fn mismatch(&self, command: &StepCommand) -> Option<String> {
+        let definition = self.definition.as_ref()?;
+        if command.kind() == CallKind::Compensate {
+            return None;
+        }
+        let input: Value = serde_json::from_str(&command.input).unwrap_or_default();
+        definition.schema.check(&input).err().map(|wrong| wrong.at)
     }
 
     /// The key by which limits count a call. Empty if all calls count together, or the key cannot be rendered.

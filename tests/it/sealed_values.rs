@@ -106,6 +106,14 @@ fn outcomes(history: &[RunRecord]) -> Vec<(String, Value)> {
     outcomes.collect()
 }
 
+/// Placeholders do not match it, and their values do.
+fn schema() -> Value {
+    json!({
+        "type": "object", "required": ["to"],
+        "properties": { "to": { "type": "string", "format": "email" }, "phone": { "type": "integer" } }
+    })
+}
+
 fn tool(name: &str, worker: &Value, more: &Value) -> Value {
     let mut tool =
         json!({ "name": name, "worker": worker, "kind": "write", "risk": { "lane": "safe" } });
@@ -138,7 +146,7 @@ async fn http_workers_get_the_values_and_the_history_has_placeholders() {
     let _sagas = start_sagas(&node);
     let _workers = worker::start(&node, &[]);
     let http = |path: &str| json!({ "http": { "url": worker.url(path) } });
-    let undo = json!({ "compensate": { "tool": "unsend", "input": { "was": "{{ step.output.sent_to }}" } } });
+    let undo = json!({ "input_schema": schema(), "compensate": { "tool": "unsend", "input": { "was": "{{ step.output.sent_to }}" } } });
     let tools = [
         tool("send", &http("/send"), &undo),
         tool("unsend", &http("/unsend"), &json!({})),
@@ -204,6 +212,37 @@ async fn values_that_cannot_be_opened_fail_the_step() {
     assert_eq!(worker.got().len(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn values_must_match_the_schema_of_the_tool() {
+    let node = Node::start().await;
+    let worker = Worker::start(|_| Box::pin(async { answer(200, &[], "") })).await;
+    let url = worker.url("/send");
+    let input =
+        "input_schema: { type: object, properties: { to: { type: string, maxLength: 5 } } }";
+    let file =
+        format!("name: send\nkind: write\nworker: {{ http: {{ url: \"{url}\" }} }}\n{input}\n");
+    worker::put_tools(&node, &[file]);
+    let _sagas = start_sagas(&node);
+    let _workers = worker::start(&node, &[]);
+    let short = json!({ "input_schema": { "type": "object", "properties": { "to": { "type": "string", "maxLength": 5 } } } });
+    let tools = [tool("send", &json!({ "http": { "url": url } }), &short)];
+    for (n, to) in ["{EMAIL_1}", "{EMAIL_2}"].into_iter().enumerate() {
+        let plan = json!({ "steps": [{ "id": "a", "tool": "send", "input": { "to": to } }] });
+        let (run, command) = start(&keys_of(&node), &n.to_string(), &plan, &tools);
+        append(&node, &command).await;
+        let history = history(&node, &run, "run_failed").await;
+        let outcomes = outcomes(&history);
+        let error = &outcomes[0].1;
+        assert_eq!(error[0], "invalid_input");
+        assert!(
+            error[1].as_str().unwrap().contains("`/input/to`"),
+            "{error}"
+        );
+    }
+    assert_eq!(worker.got().len(), 0);
+    assert_hidden(&node).await;
+}
+
 fn tools_on_kafka_get_values_only_if_their_file_says_so(test_log: TestLog) {
     let keys = Arc::new(secrets(7));
     let settings = Settings {
@@ -230,7 +269,8 @@ fn tools_on_kafka_get_values_only_if_their_file_says_so(test_log: TestLog) {
     assert_eq!(sagas.calls(0).len(), 0);
     assert_nowhere(&*sagas.log, &topics_of_runs(&sagas.names), &[EMAIL]);
 
-    let plain = tool("k", &kafka, &json!({ "pii": "plain" }));
+    let plain = json!({ "pii": "plain", "input_schema": schema() });
+    let plain = tool("k", &kafka, &plain);
     let (run, command) = start(&keys, "plain", &plan, &[plain]);
     sagas.send(&command);
     let call = sagas.calls(1).remove(0);

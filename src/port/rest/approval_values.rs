@@ -7,7 +7,7 @@ use crate::{
     port::problem::Refused,
     runs::Json,
     slots::Values,
-    store::{Store, runs},
+    store::{Store, sealed},
 };
 
 /// Puts the values of placeholders into approvals, if the key may decide them. What cannot be opened keeps its placeholders.
@@ -20,15 +20,15 @@ pub(super) async fn show(
     if !caller.key.scopes.permits(APPROVALS_DECIDE) {
         return Ok(());
     }
-    let of_runs: Vec<&str> = approvals
+    let runs: Vec<&str> = approvals
         .iter()
         .filter(|approval| has_placeholders(approval))
         .map(|approval| approval.run_id.as_str())
         .collect();
-    if of_runs.is_empty() {
+    if runs.is_empty() {
         return Ok(());
     }
-    let sealed = read(caller, runs::sealed(store, tenant, &of_runs)).await?;
+    let sealed = read(caller, sealed::of_runs(store, tenant, &runs)).await?;
     let secrets = &caller.shared.tools.secrets;
     for approval in approvals {
         let Some(sealed) = sealed.get(&approval.run_id) else {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{audit::read, caller::Permitted};
@@ -11,14 +12,17 @@ use crate::{
         result::{RESULT, ResultError, StepResult},
     },
     controls::SecretKeys,
+    guardian::placeholders,
     log::Append,
     port::problem::{Problem, Refused},
-    slots::{UNREADABLE, Values},
+    runs::CallKind,
+    slots::{UNREADABLE, Values, mismatch},
     store::{
         Store,
         tasks::{self, ClaimedRow, LeaseHash},
     },
     workers::TaskId,
+    workflows::Catalog,
 };
 
 /// The time limit for the append.
@@ -26,17 +30,39 @@ const APPEND_DEADLINE: Duration = Duration::from_secs(5);
 /// The principal of the result of a task that cannot be handed out.
 const OMNILINK: &str = "omnilink";
 
-/// Puts the values into the input of a claimed task, and into what it undoes. `Err`: the task cannot be carried out.
-pub(super) fn bind(secrets: &SecretKeys, row: &mut ClaimedRow) -> Result<(), ResultError> {
-    let Some(sealed) = row.sealed.take() else {
+/// Puts the values into the input of a claimed task, and into what it undoes, and checks the input that had placeholders against the
+/// schema of its tool. `Err`: the task cannot be carried out.
+pub(super) fn bind(
+    secrets: &SecretKeys,
+    catalog: &Catalog,
+    row: &mut ClaimedRow,
+) -> Result<(), ResultError> {
+    let unchecked = placeholders(&row.input).next().is_some();
+    if let Some(sealed) = row.sealed.take() {
+        put_in(secrets, &sealed, row)?;
+    }
+    let Some(tool) = catalog.tool(&row.tool).filter(|_| unchecked) else {
         return Ok(());
     };
-    let failed = |code: &str, message: String| ResultError {
+    let input: Value = serde_json::from_str(&row.input).unwrap_or_default();
+    match tool.schema.check(&input) {
+        Err(wrong) if row.kind == CallKind::Execute.name() => {
+            Err(failed("invalid_input", mismatch(&wrong.at)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(code: &str, message: String) -> ResultError {
+    ResultError {
         code: code.to_owned(),
         message,
         retryable: false,
-    };
-    let values = Values::open(secrets, &row.run_id, &sealed)
+    }
+}
+
+fn put_in(secrets: &SecretKeys, sealed: &str, row: &mut ClaimedRow) -> Result<(), ResultError> {
+    let values = Values::open(secrets, &row.run_id, sealed)
         .map_err(|error| failed(UNREADABLE, error.to_string()))?;
     let bind = |text: &str| {
         let bound = values.bind(text);

@@ -232,9 +232,10 @@ async fn claim_tasks(
     }
     let mut grants = Vec::with_capacity(claimed.len());
     let mut failed = Vec::new();
+    let (secrets, catalog) = (&caller.shared.tools.secrets, caller.shared.workflows.get());
     for (place, mut row) in claimed {
         let lease = hashes[place];
-        match claimed_values::bind(&caller.shared.tools.secrets, &mut row) {
+        match claimed_values::bind(secrets, &catalog, &mut row) {
             Ok(()) => grants.push(Grant {
                 first: FirstClaim::of(caller, &row),
                 lease: leases[place].clone(),

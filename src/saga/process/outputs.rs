@@ -197,7 +197,12 @@ impl Call<'_> {
             tracestate: about.trace.tracestate.clone(),
             sealed: None,
         };
-        if let Err(error) = sealed::add(settings.secrets.as_deref(), about, tool, &mut command) {
+        if let Err(error) = sealed::add(
+            settings.secrets.as_deref(),
+            about,
+            (step, tool),
+            &mut command,
+        ) {
             let result = sealed::refused(&command, error, now).map_err(encode_failed)?;
             cx.emit_here(&names.commands, result.encode().map_err(encode_failed)?);
             return Ok(());

@@ -1,5 +1,7 @@
 //! The values of a goal's placeholders: which calls get them, and what the history must not repeat.
 
+use serde_json::Value;
+
 use super::live::About;
 use crate::{
     base::clock::Millis,
@@ -10,9 +12,10 @@ use crate::{
     controls::SecretKeys,
     guardian::placeholders,
     plans::{Tool, Worker},
-    runs::{StepCommand, StepError},
-    saga::{Input, Outcome},
-    slots::{REFUSED, UNREADABLE, Unreadable, Values},
+    runs::{CallKind, StepCommand, StepError},
+    saga::{CompiledStep, Input, Outcome},
+    slots::{REFUSED, UNREADABLE, Unreadable, Values, mismatch},
+    workflows::Mismatch,
 };
 
 /// The principal of the result of a call that is not sent.
@@ -23,27 +26,38 @@ const OMNILINK: &str = "omnilink";
 pub(super) fn add(
     secrets: Option<&SecretKeys>,
     about: &About,
-    tool: &Tool,
+    (step, tool): (&CompiledStep, &Tool),
     command: &mut StepCommand,
 ) -> Result<(), StepError> {
-    let Some(sealed) = &about.sealed else {
-        return Ok(());
-    };
-    let texts = [Some(&command.input), command.execute.as_ref()];
-    let mut texts = texts.into_iter().flatten();
-    if !texts
-        .clone()
-        .any(|text| placeholders(text).next().is_some())
-    {
+    let is_open = |text: &str| placeholders(text).next().is_some();
+    let unchecked = is_open(&command.input);
+    if !unchecked && !command.execute.as_deref().is_some_and(is_open) {
         return Ok(());
     }
     if tool.worker != Worker::Kafka {
-        command.sealed = Some(sealed.to_string());
+        command.sealed = about.sealed.as_deref().map(str::to_owned);
         return Ok(());
     }
-    let values = open(secrets, about, sealed)
-        .map_err(|error| StepError::new(UNREADABLE, error.to_string()))?;
-    if !texts.any(|text| values.are_in(text)) {
+    if let Some(sealed) = &about.sealed {
+        let values = open(secrets, about, sealed)
+            .map_err(|error| StepError::new(UNREADABLE, error.to_string()))?;
+        put_in(&values, tool, command)?;
+    }
+    // The run has checked the input but for its placeholders.
+    if let Some(schema) = step.schema.as_ref().filter(|_| unchecked)
+        && command.kind() == CallKind::Execute
+    {
+        let input: Value = serde_json::from_str(&command.input).unwrap_or_default();
+        let invalid = |wrong: Mismatch| StepError::new("invalid_input", mismatch(&wrong.at));
+        schema.check(&input).map_err(invalid)?;
+    }
+    Ok(())
+}
+
+/// Puts the values into a call for a consumer of `steps`.
+fn put_in(values: &Values, tool: &Tool, command: &mut StepCommand) -> Result<(), StepError> {
+    let execute = command.execute.as_deref();
+    if !values.are_in(&command.input) && !execute.is_some_and(|text| values.are_in(text)) {
         return Ok(());
     }
     if !tool.pii_plain {
