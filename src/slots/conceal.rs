@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use aho_corasick::{AhoCorasick, Input, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use serde_json::{Map, Value};
 
 use crate::guardian::Slot;
@@ -36,7 +36,9 @@ impl Concealing {
                 whole.entry(text).or_insert(place);
             }
         }
+        // The smallest and the quickest to build: it searches a text or two.
         let values = AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
             .match_kind(MatchKind::LeftmostLongest)
             .build(texts)
             .ok()?;
