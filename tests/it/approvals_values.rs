@@ -7,7 +7,7 @@ use omnilink::{
     base::clock::SystemClock,
     controls::SecretKeys,
     guardian::{Kind, Slot},
-    log::Append,
+    log::{Append, Log},
     projections::{Projector, Setup},
     slots::seal,
     stream::progress::Progress,

@@ -7,7 +7,7 @@ use omnilink::{
     base::clock::SystemClock,
     commands::Command,
     controls::SecretKeys,
-    log::Append,
+    log::{Append, Log},
     runs::{Event, RunRecord},
     saga::{Sagas, Settings},
     stream::{
