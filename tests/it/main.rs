@@ -43,6 +43,8 @@ mod first_key;
 mod foreign_commands;
 mod formats;
 mod goals_door;
+mod goals_people;
+mod goals_saga;
 mod guardian;
 mod how_to;
 mod how_to_runs;
