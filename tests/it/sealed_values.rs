@@ -24,7 +24,7 @@ use crate::support::{
     sagas::{Processor, claimed, result},
     tasks::Queue,
     values::{EMAIL, PHONE, assert_nowhere, start, topics_of_runs},
-    worker::{self, Worker, answer},
+    worker::{self, Got, Worker, answer},
 };
 
 on_both_logs!(
@@ -172,7 +172,7 @@ async fn http_workers_get_the_values_and_the_history_has_placeholders() {
     ];
     assert_eq!(outcomes(&history), expected);
 
-    let got: Vec<_> = worker.got().iter().map(|got| got.json()).collect();
+    let got: Vec<_> = worker.got().iter().map(Got::json).collect();
     let [send, check, unsend] = &got[..] else {
         panic!("{got:?}");
     };
@@ -256,7 +256,7 @@ fn tools_on_kafka_get_values_only_if_their_file_says_so(test_log: TestLog) {
     });
     let sealed = tool("k", &kafka, &json!({ "pii": "sealed" }));
     for (n, tool) in [tool("k", &kafka, &json!({})), sealed].iter().enumerate() {
-        let (run, command) = start(&keys, &n.to_string(), &plan, &[tool.clone()]);
+        let (run, command) = start(&keys, &n.to_string(), &plan, std::slice::from_ref(tool));
         sagas.send(&command);
         let history = sagas.history_until(&run, "run_failed");
         let outcomes = outcomes(&history);
@@ -282,7 +282,11 @@ fn tools_on_kafka_get_values_only_if_their_file_says_so(test_log: TestLog) {
     let history = sagas.history_until(&run, "run_succeeded");
     let expected = [("a".to_owned(), json!({ "to": "{EMAIL_1}" }))];
     assert_eq!(outcomes(&history), expected);
-    assert_nowhere(&*sagas.log, &[sagas.names.runs.clone()], &[EMAIL]);
+    assert_nowhere(
+        &*sagas.log,
+        std::slice::from_ref(&sagas.names.runs),
+        &[EMAIL],
+    );
 }
 
 fn placeholders_without_a_value_are_only_text(test_log: TestLog) {
