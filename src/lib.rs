@@ -20,10 +20,12 @@ pub mod projections;
 pub mod saga;
 pub mod workers;
 
-// Floor 2: the API's contract, tokens of issuers, the runtime of processors, topologies, checks of starts, and reading the history.
+// Floor 2: the API's contract, tokens of issuers, the runtime of processors, topologies, checks of starts, values of placeholders, and
+// reading the history.
 pub mod api;
 pub mod jwt;
 pub mod replay;
+pub mod slots;
 pub mod starts;
 pub mod stream;
 pub mod topology;

@@ -25,6 +25,7 @@ use crate::{
     base::id::Identity,
     chaos::{Bug, planted},
     commands::{depth, start::run_id},
+    config::GuardianSettings,
     controls::{Controls, SecretKeys},
     envelope::{
         Event, Invalid, ParsedStart, avro,
@@ -33,7 +34,7 @@ use crate::{
     },
     event_schemas::EventSchemas,
     log::{Fetched, Record, partition_for, topics::Names},
-    starts::KAFKA,
+    starts::{Guardian, KAFKA},
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Context, Failure, Processor, Rejected, Transform, dlq::redriven},
     telemetry::metrics::ADMISSION_RECORDS,
@@ -53,6 +54,7 @@ pub struct Admission {
     /// Whether only OmniLink's own port writes `ingress`, which has checked every field already.
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
+    guardian: GuardianSettings,
     controls: Option<Arc<Controls>>,
     schemas: Arc<dyn Schemas>,
     event_schemas: Arc<EventSchemas>,
@@ -84,6 +86,7 @@ impl Admission {
             },
             trusted,
             secrets: None,
+            guardian: GuardianSettings::default(),
             controls: None,
             schemas: Arc::new(NoRegistry),
             event_schemas: Arc::default(),
@@ -98,10 +101,18 @@ impl Admission {
         }
     }
 
-    /// With the keys that marks of redriven records are signed with: without them no mark counts.
+    /// With the keys that sign marks of redriven records and seal the personal data of goals: without them no mark counts, and goals are
+    /// refused.
     #[must_use]
     pub fn with_secrets(mut self, secrets: Arc<SecretKeys>) -> Self {
         self.secrets = Some(secrets);
+        self
+    }
+
+    /// With these settings of the guardian of goals.
+    #[must_use]
+    pub fn with_guardian(mut self, settings: GuardianSettings) -> Self {
+        self.guardian = settings;
         self
     }
 
@@ -159,6 +170,10 @@ impl Processor for Admission {
             partitions: self.partitions,
             trusted: self.trusted,
             secrets: self.secrets.clone(),
+            guardian: self
+                .secrets
+                .clone()
+                .map(|secrets| Guardian::new(&self.guardian, secrets)),
             schemas: Arc::clone(&self.schemas),
             event_schemas: Arc::clone(&self.event_schemas),
             counters: Arc::clone(&self.counters),
@@ -181,6 +196,8 @@ struct Admit {
     partitions: u32,
     trusted: bool,
     secrets: Option<Arc<SecretKeys>>,
+    /// The guardian of goals.
+    guardian: Option<Guardian>,
     schemas: Arc<dyn Schemas>,
     event_schemas: Arc<EventSchemas>,
     counters: Arc<Counters>,
@@ -294,7 +311,8 @@ impl Admit {
         let identity = starts::identity(start, item.is_some());
         let run_id = identity.as_deref().ok().map(|id| run_id(id).to_string());
         let times = (input.timestamp, cx.now());
-        let command = identity.and_then(|id| starts::command(catalog, start, id, times));
+        let checks = (&**catalog, self.guardian.as_ref());
+        let command = identity.and_then(|id| starts::command(checks, start, id, times));
         let appended = command
             .map_err(Rejected::from)
             .and_then(|command| self.records.append(&command, cx));

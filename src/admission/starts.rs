@@ -8,10 +8,10 @@ use crate::{
     api::problem::{FEATURE_DISABLED, INVALID_IDEMPOTENCY_KEY, PERMISSION_DENIED},
     api::starts::PLANS_INLINE,
     base::clock::Millis,
-    commands::Command,
+    commands::{Command, start::run_id},
     controls::ACT_AS,
     envelope::{IDENTIFIER_MAX, Invalid, ParsedStart},
-    starts::{Checked, KAFKA, NO_PLANNER, Named, StartFields, StartTarget, resolve},
+    starts::{Checked, Guardian, KAFKA, Named, StartFields, StartTarget, resolve},
     workflows::Catalog,
 };
 
@@ -35,22 +35,26 @@ pub(super) fn identity(start: &ParsedStart<'_>, in_batch: bool) -> Result<Vec<St
     Ok(identity)
 }
 
-/// The start record of the run that `identity` names.
+/// The start record of the run that `identity` names. Without a guardian goals are refused.
 pub(super) fn command(
-    catalog: &Catalog,
+    (catalog, guardian): (&Catalog, Option<&Guardian>),
     start: &ParsedStart<'_>,
     identity: Vec<String>,
     (received, now): (Millis, Millis),
 ) -> Result<Command, Invalid> {
     let event = &start.event;
-    let fields = StartFields::read(start, received)?;
+    let mut fields = StartFields::read(start, received)?;
     permitted(&fields)?;
     let named = Named::of(catalog, event, &fields);
-    if matches!(fields.what, StartTarget::Goal(_)) {
-        let message = format!("`planner` is switched off: {NO_PLANNER}");
-        return Err(refused(FEATURE_DISABLED.code, message));
-    }
     let resolved = resolve(catalog, event, &fields, &named)?;
+    let guarded = match guardian {
+        Some(guardian) => guardian.guard(&mut fields, &run_id(&identity).to_string())?,
+        None if matches!(fields.what, StartTarget::Goal(_)) => {
+            let message = "goals need `secret_key`, with which personal data are sealed";
+            return Err(refused(FEATURE_DISABLED.code, message.to_owned()));
+        }
+        None => None,
+    };
     let checked = Checked {
         kind: start.kind,
         identity,
@@ -58,6 +62,7 @@ pub(super) fn command(
         event,
         body_hash: start.body_hash,
         fields,
+        guarded,
         resolved,
         received,
         now,

@@ -140,10 +140,7 @@ impl Tag {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Events => "Intake of events.",
-            Self::Starts => {
-                "Starts of runs: commands, workflows, goals and tasks. There is no planner yet, so goals are answered with 503 \
-                 `feature_disabled`."
-            }
+            Self::Starts => "Starts of runs: commands, workflows, goals and tasks.",
             Self::Runs => "Runs: their state, controls, and decisions by people.",
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Webhook sources, and the routes that their senders call.",

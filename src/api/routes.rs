@@ -373,7 +373,10 @@ routes! {
     PostGoals = Route::new(Post, "/v1/goals", StartsTag, "Send goals")
         .needs(ORCHESTRATIONS_REQUEST)
         .closed_by(Gate::Starts)
-        .describe("Starts a run for a goal in plain words; one or a batch.")
+        .describe(
+            "Starts a run for a goal in plain words; one or a batch. Personal data in the goal, in `params` and in `context` become \
+             placeholders such as `{EMAIL_1}`: the run, its history and its rows have these, and workers get the values.",
+        )
         .headers(AWAITED_START_HEADERS)
         .body_in(&[
             Content::json::<Starts<Goal>>(JSON, examples::GOAL),
@@ -461,8 +464,8 @@ routes! {
         .body_in(&[Content::json::<AgentEnvelope>(JSON, examples::AGENT_ENVELOPE)])
         .answers(AGENT_ACCEPTED)
         .codes(&[
-            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
-            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &IDEMPOTENCY_MISMATCH,
+            &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
     AgentStatus = Route::new(Get, "/workflows/{id}/status", StartsTag, "Show the status of an agent's goal")
         .needs(ORCHESTRATIONS_REQUEST)
@@ -489,8 +492,8 @@ routes! {
         .body_in(&[Content::json::<AgentGoals>(JSON, examples::AGENT_GOAL)])
         .answers(AGENT_ACCEPTED)
         .codes(&[
-            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &FEATURE_DISABLED,
-            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+            &MISSING_FIELD, &UNSUPPORTED_KIND, &INVALID_IDEMPOTENCY_KEY, &ENV_NOT_ALLOWED, &REQUEST_TIMEOUT, &IDEMPOTENCY_MISMATCH,
+            &IDEMPOTENCY_IN_FLIGHT, &FEATURE_DISABLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
 
     ListRuns = Route::new(Get, "/v1/runs", Runs, "List runs")
@@ -557,7 +560,11 @@ routes! {
         .codes(&[&NOT_FOUND, &POSTGRES_UNAVAILABLE, &OVERLOADED]);
     ListApprovals = Route::new(Get, "/v1/approvals", Runs, "List approvals")
         .needs(APPROVALS_READ)
-        .describe("Newest first: pending approvals, or those with `status`. Reads by persons are audited.")
+        .describe(
+            "Newest first: pending approvals, or those with `status`. Keys with the permission `approvals:decide` see the values of \
+             placeholders such as `{EMAIL_1}` in `input` and `message`; `input_hash` is that of the input with placeholders. Reads by \
+             persons are audited.",
+        )
         .query::<ListApprovals>()
         .answers(&[Answer::new(
             200,

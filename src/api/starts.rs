@@ -112,6 +112,11 @@ fn member(name: &str, kind: StartKind) -> Value {
         "params" if kind == StartKind::Task => {
             json_schema!({ "description": "The tool's input. Required." })
         }
+        "params" if kind == StartKind::Goal => json_schema!({
+            "type": ["object", "null"],
+            "description": "What the plan sees as `params`; at most 128 KiB and 64 levels. The member `slots` is set by OmniLink: it \
+             holds the placeholders of the goal."
+        }),
         "params" => json_schema!({
             "type": ["object", "null"], "description": "What the plan sees as `params`; at most 128 KiB and 64 levels. Required for a command."
         }),
@@ -128,7 +133,10 @@ fn member(name: &str, kind: StartKind) -> Value {
             "description": "A plan instead of a workflow; needs the permission `plans:inline`. At most 128 KiB and 200 steps."
         }),
         "goal" => {
-            json_schema!({ "type": ["string", "null"], "description": "The goal, in plain words. Required." })
+            json_schema!({
+                "type": ["string", "null"],
+                "description": "The goal, in plain words; at most `guardian.max_goal_length` characters (20,000). Required."
+            })
         }
         "context" => {
             json_schema!({ "type": ["object", "null"], "description": "Additional information for the planner." })
@@ -182,7 +190,7 @@ pub struct AgentEnvelope {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentGoal {
-    /// The goal, in plain words.
+    /// The goal, in plain words; at most `guardian.max_goal_length` characters (20,000).
     pub goal: Option<String>,
     /// The user that it is for: `on_behalf_of` if the key has the permission `act_as`, otherwise only passed to the planner.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -45,6 +45,22 @@ pub struct StepResult {
     pub answered: bool,
 }
 
+impl StepResult {
+    /// The result of a call that has failed, after an answer.
+    pub fn failed(step_id: &str, attempt: u32, kind: CallKind, error: ResultError) -> Self {
+        Self {
+            step_id: step_id.to_owned(),
+            attempt,
+            kind,
+            outcome: StepOutcome::Failed,
+            output: None,
+            error: Some(error),
+            retry_after_ms: None,
+            answered: true,
+        }
+    }
+}
+
 /// The outcome of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -446,17 +446,46 @@ pub const KEYS: &[Key] = &[
         name: "risk.approve_above",
         doc: "risk score, from 0 to 1, above which a step waits for a person, whatever its lane (0.7)",
         set: |c, v, _| {
-            let score = match v {
-                Value::Int(i) => Some(*i as f64),
-                Value::Number(n) => Some(*n),
-                Value::Raw(t) => t.parse().ok(),
-                _ => None,
-            };
-            let score = score.filter(|score| (0.0..=1.0).contains(score));
-            c.runs.approve_above = score.ok_or(ValueError::MustBe("a number from 0 to 1"))?;
+            c.runs.approve_above = score(v)?;
             Ok(())
         },
         show: |c| json!(c.runs.approve_above),
+    },
+    Key {
+        name: "guardian.enabled",
+        doc: "whether goals are scored for prompt injection; personal data in goals are replaced by placeholders in any case (true); docs/guardian.md",
+        set: |c, v, _| {
+            c.guardian.enabled = boolean(v)?;
+            Ok(())
+        },
+        show: |c| json!(c.guardian.enabled),
+    },
+    Key {
+        name: "guardian.max_goal_length",
+        doc: "most characters of a goal (20000)",
+        set: |c, v, _| {
+            c.guardian.max_goal_length = within(v, 1, 200_000)? as usize;
+            Ok(())
+        },
+        show: |c| json!(c.guardian.max_goal_length),
+    },
+    Key {
+        name: "guardian.flag_at",
+        doc: "score of a goal, from 0 to 1, from which a person must approve its run (0.5)",
+        set: |c, v, _| {
+            c.guardian.flag_at = score(v)?;
+            Ok(())
+        },
+        show: |c| json!(c.guardian.flag_at),
+    },
+    Key {
+        name: "guardian.deny_at",
+        doc: "score of a goal, from 0 to 1, from which its run is denied (0.95)",
+        set: |c, v, _| {
+            c.guardian.deny_at = score(v)?;
+            Ok(())
+        },
+        show: |c| json!(c.guardian.deny_at),
     },
     Key {
         name: "breaker.failures",
@@ -824,6 +853,18 @@ fn within(value: &Value, least: i64, most: i64) -> Result<i64, ValueError> {
     found
         .filter(|i| (least..=most).contains(i))
         .ok_or(ValueError::OutOfRange { least, most })
+}
+
+/// A score from 0 to 1.
+fn score(value: &Value) -> Result<f64, ValueError> {
+    let score = match value {
+        Value::Int(i) => Some(*i as f64),
+        Value::Number(n) => Some(*n),
+        Value::Raw(t) => t.parse().ok(),
+        _ => None,
+    };
+    let score = score.filter(|score| (0.0..=1.0).contains(score));
+    score.ok_or(ValueError::MustBe("a number from 0 to 1"))
 }
 
 fn path(value: &Value, context: &Context<'_>) -> Result<PathBuf, ValueError> {

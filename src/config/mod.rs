@@ -7,6 +7,7 @@ mod aliases;
 mod database_tools;
 mod error;
 mod given;
+mod guardian;
 mod jwt;
 pub mod keys;
 mod notify;
@@ -25,6 +26,7 @@ use std::{
 pub use aliases::Alias;
 pub use database_tools::{DatabaseTools, QueryLogin, RecordCreate, RecordTable, SqlQuery};
 pub use error::{ConfigError, Problem};
+pub use guardian::GuardianSettings;
 pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
 pub use notify::{Notify, NotifyOn, NotifyTarget};
 pub use origin::AllowedOrigin;
@@ -95,6 +97,8 @@ pub struct Config {
     pub event_schemas_dir: PathBuf,
     /// `runs.*`, and what of `limits.*` and `risk.*` concerns runs.
     pub runs: Runs,
+    /// `guardian.*`: how goals are checked.
+    pub guardian: GuardianSettings,
     /// `workflows_dir`: the workflow files.
     pub workflows_dir: PathBuf,
     /// `tools_dir`: the tool files.
@@ -332,6 +336,7 @@ impl Config {
             webhooks_dir: base.join("webhooks"),
             audit_retention_days: 90,
             runs: Runs::default(),
+            guardian: GuardianSettings::default(),
             topologies_dir: base.join("topologies"),
             event_schemas_dir: base.join("event-schemas"),
             workflows_dir: base.join("workflows"),
@@ -428,6 +433,12 @@ impl Config {
             wrong(
                 "secret_key",
                 "required with Kafka, the same on every node: `openssl rand -base64 32` makes one; give it as `env:NAME` or `file:PATH`".into(),
+            );
+        }
+        if self.guardian.flag_at > self.guardian.deny_at {
+            wrong(
+                "guardian.flag_at",
+                "must not be above `guardian.deny_at`".into(),
             );
         }
         let records = &self.database_tools.record_create;

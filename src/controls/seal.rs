@@ -2,7 +2,7 @@
 //! data. The first key seals, all keys open.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -48,6 +48,15 @@ pub enum SealError {
 pub struct SecretKeys {
     ciphers: Vec<XChaCha20Poly1305>,
     signing: Vec<[u8; 32]>,
+}
+
+/// Shows how many there are, and none of them.
+impl fmt::Debug for SecretKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SecretKeys")
+            .field(&self.ciphers.len())
+            .finish()
+    }
 }
 
 impl SecretKeys {

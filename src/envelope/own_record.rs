@@ -1,4 +1,5 @@
-//! Values of OmniLink's own topics whose schema has only one version: `0`, the schema's id in four bytes, then the Avro datum.
+//! Values of OmniLink's own topics: `0`, the schema's id in four bytes, then the Avro datum. They are written in the current schema, and
+//! read in all of them.
 
 use std::sync::OnceLock;
 
@@ -9,7 +10,10 @@ use apache_avro::{
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::schemas::Schema;
+use super::{
+    schemas::{self, Schema},
+    upgrade::upgrade,
+};
 use crate::base::record::Record;
 
 /// Encodes and decodes values of one schema. The reader and the writer are created once: each creation resolves the schema, which takes
@@ -68,13 +72,22 @@ impl OwnRecord {
         })
     }
 
-    /// The value; `None` for anything but bytes of this schema.
+    /// The value; `None` for anything but bytes of this schema, or of an earlier version.
     pub fn decode<T: DeserializeOwned>(&'static self, bytes: &[u8]) -> Option<T> {
         let rest = bytes.strip_prefix(&[0])?;
-        let (id, mut datum) = rest.split_first_chunk::<4>()?;
-        if u32::from_be_bytes(*id) != self.schema.id {
-            return None;
+        let (id, datum) = rest.split_first_chunk::<4>()?;
+        let id = u32::from_be_bytes(*id);
+        if id == self.schema.id {
+            return self.datum(datum);
         }
+        let written = schemas::by_id(id).filter(|written| {
+            written.topic == self.schema.topic && written.version < self.schema.version
+        })?;
+        let current = upgrade(written, &self.schema, bytes).ok()?;
+        self.datum(current.get(5..)?)
+    }
+
+    fn datum<T: DeserializeOwned>(&'static self, mut datum: &[u8]) -> Option<T> {
         let reader = if let Some(reader) = self.reader.get() {
             reader
         } else {

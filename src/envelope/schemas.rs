@@ -1,6 +1,7 @@
 //! The Avro schemas of OmniLink's own topics: every version that was ever written, with its id.
 //!
-//! To change a schema, add a file and a constant; never edit a released version. Compatibility is `BACKWARD_TRANSITIVE` (each version
+//! To change a schema, rename its file to `{topic}.{version}.avsc`, and add a file and a constant for the new version; never edit a
+//! released one. Compatibility is `BACKWARD_TRANSITIVE` (each version
 //! reads all earlier ones), which a test checks.
 
 /// The first id of OmniLink's own schemas. Other registries assign ids from 1, so they do not collide.
@@ -75,11 +76,19 @@ pub const RUNS: Schema = Schema {
     text: include_str!("../../schemas/runs.avsc"),
 };
 
-/// The current schema of `steps`.
-pub const STEPS: Schema = Schema {
+/// The first schema of `steps`, without `sealed`.
+pub const STEPS_1: Schema = Schema {
     id: FIRST_ID + 7,
     topic: "steps",
     version: 1,
+    text: include_str!("../../schemas/steps.1.avsc"),
+};
+
+/// The current schema of `steps`.
+pub const STEPS: Schema = Schema {
+    id: FIRST_ID + 10,
+    topic: "steps",
+    version: 2,
     text: include_str!("../../schemas/steps.avsc"),
 };
 
@@ -101,7 +110,7 @@ pub const PLANS: Schema = Schema {
 
 /// All versions, grouped by topic, oldest first.
 pub const ALL: &[Schema] = &[
-    INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS, GOALS, PLANS,
+    INGRESS, EVENTS, CONTROLS, REKEY, AUDIT, COMMANDS, RUNS, STEPS_1, STEPS, GOALS, PLANS,
 ];
 
 /// The schema with this id.

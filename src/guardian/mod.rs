@@ -17,12 +17,16 @@ pub use self::{
     clean::clean,
     injection::{Met, score},
     pii::Kind,
-    redact::{Redactor, Slot, bind, bind_value},
+    redact::{Redactor, Slot, bind, bind_value, placeholders},
 };
+
+use serde_json::Value;
 
 /// The lines of the guardian.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Lines {
+    /// Whether goals are scored. Without a score every goal passes; personal data are replaced all the same.
+    pub scores: bool,
     /// The most characters of a goal, before and after it was cleaned.
     pub max_length: usize,
     /// From this score on a person has to approve.
@@ -34,6 +38,7 @@ pub struct Lines {
 impl Default for Lines {
     fn default() -> Self {
         Self {
+            scores: true,
             max_length: 20_000,
             flag_at: 0.5,
             deny_at: 0.95,
@@ -85,6 +90,16 @@ pub struct TooLong {
 /// assert_eq!(guarded.verdict, Verdict::Pass);
 /// ```
 pub fn guard(goal: &str, lines: &Lines) -> Result<Guarded, TooLong> {
+    guard_with(goal, &mut [], lines)
+}
+
+/// Looks at a goal, and puts placeholders into the documents that were sent with it. The same value has the same placeholder in all of
+/// them. The documents are not scored.
+pub fn guard_with(
+    goal: &str,
+    documents: &mut [&mut Value],
+    lines: &Lines,
+) -> Result<Guarded, TooLong> {
     let too_long = |text: &str| text.chars().nth(lines.max_length).is_some();
     let max = lines.max_length;
     if too_long(goal) {
@@ -95,11 +110,23 @@ pub fn guard(goal: &str, lines: &Lines) -> Result<Guarded, TooLong> {
     if too_long(&cleaned) {
         return Err(TooLong { max });
     }
-    let (score, patterns) = score(&cleaned);
+    let (score, patterns) = if lines.scores {
+        score(&cleaned)
+    } else {
+        (0.0, Vec::new())
+    };
     let mut redactor = Redactor::default();
     redactor.reserve(&cleaned);
+    for document in &*documents {
+        redactor.reserve_value(document);
+    }
     let text = redactor.redact(&cleaned);
-    let verdict = if score >= lines.deny_at {
+    for document in documents {
+        redactor.redact_value(document);
+    }
+    let verdict = if !lines.scores {
+        Verdict::Pass
+    } else if score >= lines.deny_at {
         Verdict::Denied
     } else if score >= lines.flag_at {
         Verdict::Flagged

@@ -43,13 +43,7 @@ pub struct Redactor {
 impl Redactor {
     /// Names no slot as a placeholder in this text. Call it for everything that is redacted or bound together, first.
     pub fn reserve(&mut self, text: &str) {
-        let mut rest = text;
-        while let Some(place) = rest.find('{') {
-            rest = &rest[place + 1..];
-            if let Some(name) = placeholder(rest) {
-                self.taken.insert(name.to_owned());
-            }
-        }
+        self.taken.extend(placeholders(text).map(str::to_owned));
     }
 
     /// As [`Redactor::reserve`], for all texts of a document.
@@ -176,10 +170,15 @@ fn again_from(stretch: Stretch<'_>) -> usize {
 fn placeholder(text: &str) -> Option<&str> {
     let near = text.bytes().take(PLACEHOLDER_MAX);
     let name = &text[..near.enumerate().find(|(_, b)| *b == b'}')?.0];
-    let (kind, number) = name.rsplit_once('_')?;
-    let kind = Kind::ALL.into_iter().any(|known| known.name() == kind);
+    let (_, number) = name.rsplit_once('_')?;
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
-    (kind && digits).then_some(name)
+    (digits && Kind::of_slot(name).is_some()).then_some(name)
+}
+
+/// The names of all placeholders in a text, in JSON text too, whether they stand for something or not.
+pub fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    let places = text.match_indices('{');
+    places.filter_map(|(place, _)| placeholder(&text[place + 1..]))
 }
 
 /// The name of the placeholder that a text is.

@@ -32,6 +32,7 @@ use crate::{
     port::{self, Nodes, Port, Tls, Tools},
     registry::Registry,
     saga::Followers,
+    starts::Guardian,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
     workflows::Current,
@@ -175,6 +176,7 @@ pub async fn run(
 
     let jwt = start_jwt(&config, &readiness)?;
     let reloading = Reloading::start(&config, workflows.clone())?;
+    let secrets = Arc::new(storage::secret_keys(&config)?);
     let port = Port::new(
         listener,
         port::Parts {
@@ -189,7 +191,7 @@ pub async fn run(
                 names: storage.names.clone(),
                 partitions: config.topics.partitions,
                 lags: Arc::new(lags),
-                secrets: Arc::new(storage::secret_keys(&config)?),
+                secrets: Arc::clone(&secrets),
                 index_dir: storage::index_dir(&config),
                 redriving: Arc::default(),
             },
@@ -213,6 +215,7 @@ pub async fn run(
             nodes,
             limiter,
             workflows,
+            guardian: Guardian::new(&config.guardian, secrets),
             tool_states,
         },
     )?;
@@ -326,6 +329,7 @@ fn start_admission(
     let partitions = config.topics.partitions;
     let admission = Admission::new(&storage.names, partitions, window_ms, trusted)
         .with_secrets(Arc::new(storage::secret_keys(config)?))
+        .with_guardian(config.guardian)
         .with_controls(Arc::clone(controls))
         .with_schemas(Arc::clone(schemas))
         .with_event_schemas(Arc::clone(event_schemas))

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{storage::Storage, watch::Watch};
+use super::{
+    storage::{self, Storage},
+    watch::Watch,
+};
 use crate::{
     base::clock::SystemClock,
     config::Config,
@@ -13,14 +16,15 @@ use crate::{
     telemetry::{Need, PartStatus, Readiness},
 };
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config) -> anyhow::Result<Settings> {
     let runs = &config.runs;
-    Settings {
+    Ok(Settings {
         approval_expiry: runs.approval_expiry,
         approve_above: runs.approve_above,
         identity_ms: i64::from(runs.identity_d) * 86_400 * 1000,
         events: runs.events,
-    }
+        secrets: Some(Arc::new(storage::secret_keys(config)?)),
+    })
 }
 
 /// Starts it.
@@ -35,7 +39,7 @@ pub(super) fn start(
     let sagas = Sagas::new(
         &storage.names,
         partitions,
-        settings(config),
+        settings(config)?,
         followers.clone(),
     );
     let progress = Arc::<Progress>::default();

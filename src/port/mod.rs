@@ -63,6 +63,7 @@ use crate::{
     limits::Limiter,
     log::Log,
     saga::Followers,
+    starts::Guardian,
     state::{StateError, StateStore},
     telemetry::Readiness,
     workers::ToolStates,
@@ -121,6 +122,8 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
+    /// The guardian of goals.
+    pub guardian: Guardian,
     /// The state of tool calls on this node.
     pub tool_states: ToolStates,
 }
@@ -139,6 +142,7 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    guardian: Guardian,
     tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
@@ -207,6 +211,7 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                guardian: parts.guardian,
                 tool_states: parts.tool_states,
                 commands: parts.commands,
                 followers: parts.followers,

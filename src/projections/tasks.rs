@@ -57,11 +57,12 @@ impl TaskRows {
             // An attempt that was given back begins again under the same id.
             insert: format!(
                 "INSERT INTO omnilink.tasks{suffix} (tenant, task_id, run_id, workflow, step_id, kind, attempt, tool, status, input, \
-                   execute, error, limit_key, timeout_ms, deadline, traceparent, tracestate, created_at, started_at, finished_at) \
+                   execute, error, limit_key, timeout_ms, deadline, traceparent, tracestate, created_at, started_at, finished_at, \
+                   sealed) \
                  SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], \
                    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::timestamptz[], \
-                   $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[]) \
-                 ON CONFLICT (tenant, task_id) DO UPDATE SET status = EXCLUDED.status, input = EXCLUDED.input, \
+                   $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[], $21::text[]) \
+                 ON CONFLICT (tenant, task_id) DO UPDATE SET status = EXCLUDED.status, input = EXCLUDED.input, sealed = EXCLUDED.sealed, \
                    limit_key = EXCLUDED.limit_key, timeout_ms = EXCLUDED.timeout_ms, deadline = EXCLUDED.deadline, \
                    created_at = EXCLUDED.created_at, started_at = EXCLUDED.started_at, finished_at = EXCLUDED.finished_at, \
                    claimed_by = NULL, claimed_at = NULL, lease_hash = NULL, lease_ms = NULL, lease_expires_at = NULL, outcome = NULL"
@@ -188,7 +189,7 @@ impl Rows for TaskRows {
 }
 
 /// Rows of tasks that begin.
-struct Begun(Columns<20>);
+struct Begun(Columns<21>);
 
 /// Changes of tasks that have rows.
 struct Changed(Columns<6>);
@@ -205,7 +206,7 @@ impl Begun {
         use Element::{Bigint, Text, Timestamp};
         Self(Columns::of([
             Text, Text, Text, Text, Text, Text, Bigint, Text, Text, Text, Text, Text, Text, Bigint,
-            Timestamp, Text, Text, Timestamp, Timestamp, Timestamp,
+            Timestamp, Text, Text, Timestamp, Timestamp, Timestamp, Text,
         ]))
     }
 
@@ -231,6 +232,7 @@ impl Begun {
             created_at,
             started_at,
             finished_at,
+            sealed,
         ] = self.0.row();
         tenant.next().text(&command.tenant);
         task_id.next().text(&command.task_id);
@@ -259,6 +261,7 @@ impl Begun {
         time(created_at, Some(command.at));
         time(started_at, change.started_at);
         time(finished_at, change.finished_at);
+        sealed.next().optional_text(command.sealed.as_deref());
     }
 }
 

@@ -56,6 +56,8 @@ pub struct StepCommand {
     pub traceparent: Option<String>,
     /// W3C trace context.
     pub tracestate: Option<String>,
+    /// The values of the placeholders in `input` and `execute`, sealed ([`crate::slots`]); `None` if they have none.
+    pub sealed: Option<String>,
 }
 
 /// The state of a task that workers claim, in a record.
@@ -188,6 +190,7 @@ mod tests {
             state: TaskStateName(TaskState::Over),
             traceparent: None,
             tracestate: None,
+            sealed: Some("c2VhbGVk".into()),
         };
         assert_eq!(command.idempotency_key, "0198:pay:compensate");
         let written = command.encode().unwrap();
@@ -197,5 +200,63 @@ mod tests {
             Some(command.clone())
         );
         assert_eq!(command.kind(), CallKind::Compensate);
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        #[derive(Serialize)]
+        struct First {
+            tenant: &'static str,
+            run_id: &'static str,
+            workflow: Option<&'static str>,
+            step_id: &'static str,
+            attempt: i32,
+            kind: &'static str,
+            tool: &'static str,
+            worker: &'static str,
+            input: &'static str,
+            idempotency_key: &'static str,
+            deadline: i64,
+            at: i64,
+            task_id: &'static str,
+            lease: Option<&'static str>,
+            execute: Option<&'static str>,
+            error: Option<&'static str>,
+            timeout_ms: Option<i64>,
+            limit_key: Option<&'static str>,
+            state: &'static str,
+            traceparent: Option<&'static str>,
+            tracestate: Option<&'static str>,
+        }
+        static FIRST: OwnRecord = OwnRecord::new(schemas::STEPS_1);
+        let first = First {
+            tenant: "acme",
+            run_id: "0198",
+            workflow: Some("expense"),
+            step_id: "pay",
+            attempt: 2,
+            kind: "execute",
+            tool: "pay",
+            worker: r#"{"claim":{}}"#,
+            input: r#"{"a":1}"#,
+            idempotency_key: "0198:pay:execute",
+            deadline: 5,
+            at: 4,
+            task_id: "0198:pay:execute:2",
+            lease: None,
+            execute: None,
+            error: None,
+            timeout_ms: Some(7),
+            limit_key: None,
+            state: "paused",
+            traceparent: Some("00-1"),
+            tracestate: None,
+        };
+        let read = StepCommand::decode(&FIRST.encode(&first).unwrap()).unwrap();
+        assert_eq!((&*read.input, read.attempt), (r#"{"a":1}"#, 2));
+        assert_eq!((read.deadline, read.timeout_ms), (5, Some(7)));
+        assert_eq!(read.state.0, TaskState::Paused);
+        assert_eq!(read.traceparent.as_deref(), Some("00-1"));
+        assert_eq!(read.sealed, None);
     }
 }

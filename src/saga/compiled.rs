@@ -282,13 +282,13 @@ fn schema_of(tool: &Tool) -> Option<Arc<Schema>> {
 }
 
 impl CompiledStep {
-    /// Checks an input against the tool's schema. `Err`: what does not match.
+    /// Checks an input, which may have placeholders, against the tool's schema. `Err`: what does not match.
     pub(super) fn check_input(&self, input: &Value) -> Result<(), String> {
         let Some(schema) = &self.schema else {
             return Ok(());
         };
         schema
-            .check(input)
+            .check_open(input)
             .map_err(|mismatch| format!("{}: {}", mismatch.at, mismatch.message))
     }
 }

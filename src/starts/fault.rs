@@ -5,9 +5,6 @@ use crate::{
     envelope::Invalid,
 };
 
-/// Why goals are refused with `feature_disabled`.
-pub const NO_PLANNER: &str = "this version has no planner";
-
 pub(super) fn coded(code: &'static Code, message: impl Into<String>) -> Invalid {
     Invalid {
         code: code.code.into(),

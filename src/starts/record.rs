@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     fault::too_large,
     fields::{StartFields, StartTarget},
+    goal::GuardedGoal,
 };
 use crate::{
     base::{clock::Millis, hex::hex},
@@ -34,8 +35,10 @@ pub struct Checked<'a> {
     pub event: &'a Event<'a>,
     /// The hash of its envelope.
     pub body_hash: BodyHash,
-    /// Its members.
+    /// Its members; a goal's have placeholders.
     pub fields: StartFields,
+    /// What the guardian adds to a goal.
+    pub guarded: Option<GuardedGoal>,
     /// What it runs.
     pub resolved: Resolved,
     /// When it was received.
@@ -54,6 +57,7 @@ impl Checked<'_> {
             event,
             body_hash,
             fields,
+            guarded,
             resolved,
             received,
             now,
@@ -64,6 +68,10 @@ impl Checked<'_> {
         let goal = match fields.what {
             StartTarget::Goal(goal) => Some(goal),
             _ => None,
+        };
+        let (guardian, sealed) = match guarded {
+            Some(guarded) => (Some(guarded.report), guarded.sealed),
+            None => (None, None),
         };
         // Only for a goal it is not known yet what will run.
         let allowed = constraints.filter(|_| goal.is_some());
@@ -92,8 +100,8 @@ impl Checked<'_> {
             plan: resolved.plan,
             tools: resolved.tools,
             goal,
-            guardian: None,
-            sealed: None,
+            guardian,
+            sealed,
             context: fields.context,
             adapter: fields.adapter,
             entity: AboutEntity::of(event),
@@ -188,6 +196,7 @@ mod tests {
             event: &parsed.event,
             body_hash: parsed.body_hash,
             fields,
+            guarded: None,
             resolved,
             received: NOW,
             now: NOW,

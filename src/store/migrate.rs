@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(5, "0005_runs"),
     migration!(6, "0006_tasks"),
     migration!(7, "0007_runs_retry_of"),
+    migration!(8, "0008_tasks_sealed"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.

@@ -12,6 +12,7 @@ mod migrate;
 pub mod months;
 mod nodelay;
 pub mod runs;
+pub mod sealed;
 pub mod task_counts;
 pub mod tasks;
 

@@ -74,6 +74,8 @@ pub struct ClaimedRow {
     pub execute: Option<String>,
     /// For a compensation, JSON text: the error that caused it.
     pub error: Option<String>,
+    /// The values of the placeholders in `input` and `execute`, sealed.
+    pub sealed: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// W3C trace context.
@@ -351,7 +353,7 @@ async fn lease(
          RETURNING t.task_id, t.run_id, t.workflow, t.step_id, t.kind, t.attempt, t.tool, t.input, t.execute, t.error, \
            t.traceparent, t.tracestate, t.timeout_ms, \
            CASE WHEN t.started_at IS NOT NULL THEN (EXTRACT(EPOCH FROM t.deadline) * 1000)::bigint END, \
-           (EXTRACT(EPOCH FROM t.lease_expires_at) * 1000)::bigint",
+           (EXTRACT(EPOCH FROM t.lease_expires_at) * 1000)::bigint, t.sealed",
     )
     .bind(claimer.tenant)
     .bind(tasks)
@@ -375,6 +377,7 @@ fn claimed(row: &PgRow) -> Result<ClaimedRow, StoreError> {
         input: row.try_get(7)?,
         execute: row.try_get(8)?,
         error: row.try_get(9)?,
+        sealed: row.try_get(15)?,
         traceparent: row.try_get(10)?,
         tracestate: row.try_get(11)?,
         timeout_ms: row.try_get(12)?,
@@ -456,25 +459,33 @@ pub async fn extend(
     }))
 }
 
-/// Stores the outcome of a task before it is sent to the run, so that the task is not handed out meanwhile. False: the lease is
+/// A task whose outcome was stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Completed {
+    /// The values of the placeholders in its input, sealed.
+    pub sealed: Option<String>,
+}
+
+/// Stores the outcome of a task before it is sent to the run, so that the task is not handed out meanwhile. `None`: the lease is
 /// stale, or was used with another outcome before.
 pub async fn complete(
     store: &Store,
     (tenant, task_id): (&str, &str),
     lease: &LeaseHash,
     outcome: &str,
-) -> Result<bool, StoreError> {
-    let done = sqlx::query(
+) -> Result<Option<Completed>, StoreError> {
+    let sealed = sqlx::query_scalar::<_, Option<String>>(
         "UPDATE omnilink.tasks SET outcome = $4, lease_expires_at = GREATEST(lease_expires_at, now() + interval '30 seconds') \
-         WHERE tenant = $1 AND task_id = $2 AND lease_hash = $3 AND (outcome IS NULL OR outcome = $4)",
+         WHERE tenant = $1 AND task_id = $2 AND lease_hash = $3 AND (outcome IS NULL OR outcome = $4) \
+         RETURNING sealed",
     )
     .bind(tenant)
     .bind(task_id)
     .bind(lease.as_slice())
     .bind(outcome)
-    .execute(store.pool())
+    .fetch_optional(store.pool())
     .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(sealed.map(|sealed| Completed { sealed }))
 }
 
 /// Deletes tasks that ended more than a week ago (the retention of the topic `steps`), in small steps.

@@ -16,6 +16,7 @@ use super::{
     record_create::Record,
     request,
     results::{NotAppended, Results},
+    sealed::{Bound, Use},
     seats::{Hold, ToolState},
     settings::Settings,
     sql_query::Query,
@@ -29,6 +30,7 @@ use crate::{
     limits::{Lease, Limiter, Outcome},
     log::Fetched,
     runs::StepCommand,
+    slots::mismatch,
     stream::effect::Effect,
 };
 
@@ -45,7 +47,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The emergency controls.
     pub controls: Arc<Controls>,
-    /// The keys that sign leases.
+    /// The keys that sign leases, and open the values of placeholders.
     pub secrets: Arc<SecretKeys>,
     /// The tools.
     pub tools: ToolStates,
@@ -85,6 +87,17 @@ enum Work {
     HttpTool,
     SqlQuery,
     RecordCreate,
+}
+
+impl Work {
+    /// How it uses the input.
+    const fn usage(&self) -> Use {
+        match self {
+            Self::Worker { .. } | Self::RecordCreate => Use::Document,
+            Self::HttpTool => Use::Request,
+            Self::SqlQuery => Use::Query,
+        }
+    }
 }
 
 /// A call that may go.
@@ -146,9 +159,13 @@ impl Dispatch {
             return;
         }
         let _share = self.parts.tools.shares().take();
-        let report = match self.attempt(&command, &work).await {
-            Ok(report) => report,
-            Err(hold) => Report::Held(hold),
+        let report = match Bound::of(&command, work.usage(), &self.parts.secrets) {
+            Err(failed) => Report::Ended(Ended::Failed(failed)),
+            Ok(bound) => match self.attempt(&bound, &work).await {
+                Ok(Report::Ended(ended)) => Report::Ended(bound.conceal(ended)),
+                Ok(report) => report,
+                Err(hold) => Report::Held(hold),
+            },
         };
         self.send_report(&command, report, repeated).await;
     }
@@ -159,7 +176,8 @@ impl Dispatch {
         Duration::from_millis(u64::try_from(left).unwrap_or(0))
     }
 
-    async fn attempt(&self, command: &StepCommand, work: &Work) -> Result<Report, Hold> {
+    async fn attempt(&self, bound: &Bound<'_>, work: &Work) -> Result<Report, Hold> {
+        let command = &*bound.command;
         let (tool, settings, call) = match work {
             Work::Worker { url } => {
                 let (tool, settings) = self.parts.tools.of(&command.tool, None);
@@ -189,6 +207,13 @@ impl Dispatch {
             }
         };
         self.check_controls(command, &tool, &settings)?;
+        let call = call.and_then(|call| {
+            let wrong = bound.unchecked.then(|| settings.mismatch(command));
+            match wrong.flatten() {
+                None => Ok(call),
+                Some(at) => Err(Failed::permanent("invalid_input", mismatch(&at))),
+            }
+        });
         let call = match call {
             Ok(call) => call,
             Err(failed) => return Ok(Report::Ended(Ended::Failed(failed))),
@@ -198,7 +223,7 @@ impl Dispatch {
             // More would only wait for a connection.
             Call::Query(_) | Call::Record(_) => settings.concurrency.min(CONNECTIONS),
         };
-        let key = settings.limit_key(&command.tool, &command.input);
+        let key = settings.limit_key(command);
         let left = self.left(command);
         let seat = tool.seat(seats, &key, left).await?;
         let _lease = self.limit(command, &tool, &settings, &key).await?;

@@ -7,6 +7,7 @@
 //! | `request`, `lease` | the request to a worker; the lease with which it completes the call later |
 //! | `http_tool` | the builtin tool `http` |
 //! | `sql_query`, `record_create`, `database`, `database_tools` | the builtin tools that use a Postgres, and their connections |
+//! | `sealed` | the values of placeholders in a call and in its outcome |
 //! | `holds` | what the emergency controls hold |
 //! | `answer`, `retry_after` | the outcome of a call, from the answer; pure |
 //! | `states`, `settings`, `seats`, `pacer`, `breaker` | which calls of a tool are sent, queued or held |
@@ -27,6 +28,7 @@ mod record_create;
 mod request;
 mod results;
 mod retry_after;
+mod sealed;
 mod seats;
 mod settings;
 mod sql_query;

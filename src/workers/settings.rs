@@ -9,6 +9,7 @@ use crate::{
     http::{NoSecret, SigningKey},
     limits::{Ask, Kind as RequestKind, OnBackendDown, Per, Policy, Subject},
     plans::{Context, Kind, Limit, Rate, Template, Worker},
+    runs::{CallKind, StepCommand},
     workflows::Definition,
 };
 
@@ -78,18 +79,34 @@ impl Settings {
         self.definition.as_ref()?.tool.kind
     }
 
-    /// The key by which limits count a call with this input. Empty if all calls count together, or the key cannot be rendered.
-    pub(super) fn limit_key(&self, name: &str, input: &str) -> String {
+    /// Where the input of a step's own call does not match the tool's schema, as a JSON pointer.
+    pub(super) fn mismatch(&self, command: &StepCommand) -> Option<String> {
+        let definition = self.definition.as_ref()?;
+        if command.kind() == CallKind::Compensate {
+            return None;
+        }
+        let input: Value = serde_json::from_str(&command.input).unwrap_or_default();
+        definition.schema.check(&input).err().map(|wrong| wrong.at)
+    }
+
+    /// The key by which limits count a call. Empty if all calls count together, or the key cannot be rendered.
+    pub(super) fn limit_key(&self, command: &StepCommand) -> String {
         let key = self.limits.as_ref().and_then(|limits| limits.key.as_ref());
         let Some(key) = key else {
             return String::new();
         };
-        let input: Value = serde_json::from_str(input).unwrap_or_default();
+        let input: Value = serde_json::from_str(&command.input).unwrap_or_default();
         match key.render(&Context::new().with("input", &input), KEY_MAX) {
             Ok(Value::String(text)) => text,
             Ok(value) => value.to_string(),
             Err(error) => {
-                tracing::debug!(tool = name, %error, "the key of a limit cannot be rendered: the call counts with all others");
+                // The message may quote the input, which may have personal data.
+                let error = command.sealed.is_none().then_some(error);
+                tracing::debug!(
+                    tool = command.tool,
+                    error = error.as_ref().map(tracing::field::display),
+                    "the key of a limit cannot be rendered: the call counts with all others"
+                );
                 String::new()
             }
         }

@@ -120,7 +120,7 @@ impl Catalog {
                 .into_iter()
                 .collect();
         };
-        let Err(wrong) = definition.schema.check(value) else {
+        let Err(wrong) = definition.schema.check_open(value) else {
             return Vec::new();
         };
         let mut at = at.clone();

@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
         "embedded_postgres",
         "registry",
     ],
-    &["jwt", "stream"],
+    &["jwt", "slots", "stream"],
     &["replay", "topology"],
     &["api", "workflows"],
     &["starts"],

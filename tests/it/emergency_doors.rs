@@ -161,12 +161,10 @@ fn closed_by(answer: &Response) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disabled_feature_closes_its_own_doors() {
     let (node, doors) = node().await;
-    // There is no planner, and this node has no queue of tasks.
-    let never_in = |path: &str| path.contains("goal") || path.ends_with("agent");
+    // This node has no queue of tasks.
     for (path, _) in &doors {
         let answer = knock(&node, path).await;
         match path.as_str() {
-            path if never_in(path) => assert_eq!(closed_by(&answer).unwrap(), "planner"),
             "/v1/tasks/claim" => assert_eq!(answer.code(), "postgres_unavailable"),
             _ => assert!(is_let_in(&answer), "{path}: {}", answer.text),
         }
@@ -192,8 +190,6 @@ async fn a_disabled_feature_closes_its_own_doors() {
             if features.contains(&feature) {
                 assert_eq!(closed_by(&answer).as_deref(), Some(feature), "{about}");
                 assert_eq!(answer.json()["reason"], "it \"moves\"", "{about}");
-            } else if never_in(path) {
-                assert_eq!(closed_by(&answer).as_deref(), Some("planner"), "{about}");
             } else if path == "/v1/tasks/claim" {
                 assert_eq!(answer.code(), "postgres_unavailable", "{about}");
             } else {

@@ -83,11 +83,10 @@ struct Target {
 }
 
 impl Target {
-    /// Codes with which a whole body may be refused on this node, which has no Postgres and no planner; and a run or a source is as
-    /// the bodies before have left it.
+    /// Codes with which a whole body may be refused on this node, which has no Postgres; and a run or a source is as the bodies before
+    /// have left it.
     fn refusals(&self) -> &'static [&'static str] {
         match self.path.as_str() {
-            "/v1/goals" | "/workflows/agent" | "/api/v1/goals" => &["feature_disabled"],
             "/v1/tasks/claim" | "/v1/tasks/heartbeat" | "/v1/rebuild" | "/v1/runs:batch" => {
                 &["postgres_unavailable"]
             }
@@ -383,8 +382,8 @@ async fn send(
             Some(answer["code"].as_str()?.to_owned())
         };
         if status >= 500 {
-            // This node has no Postgres and no planner.
-            let expected = [OVERLOADED.code, "postgres_unavailable", "feature_disabled"];
+            // This node has no Postgres.
+            let expected = [OVERLOADED.code, "postgres_unavailable"];
             let expected = code().is_some_and(|code| expected.contains(&code.as_str()));
             assert!(status == 503 && expected, "{status} {answer}: {}", about());
         }

@@ -108,7 +108,7 @@ pub async fn entries(node: &Node, at_least: usize) -> Vec<Entry> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_start_is_appended_once() {
     let node = node().await;
-    let routes = ["/v1/commands", "/v1/workflows", "/v1/tasks"];
+    let routes = ["/v1/commands", "/v1/workflows", "/v1/goals", "/v1/tasks"];
     for (number, route) in routes.into_iter().enumerate() {
         let key = format!("k{number}");
         let id = run_id(&["run", "acme", &key]).to_string();
@@ -124,12 +124,11 @@ async fn a_good_start_is_appended_once() {
             assert_eq!(result["duplicate"] == true, duplicate);
         }
         let mut other = good(route);
-        let given = if route == "/v1/workflows" {
-            "input"
-        } else {
-            "params"
-        };
-        other[given]["amount"] = 9.into();
+        match route {
+            "/v1/goals" => other["goal"] = "Pay expense 18".into(),
+            "/v1/workflows" => other["input"]["amount"] = 9.into(),
+            _ => other["params"]["amount"] = 9.into(),
+        }
         let answer = post_as(&node, route, &key, &other).await;
         assert_eq!(
             (answer.status.as_u16(), &*answer.code()),
@@ -139,9 +138,9 @@ async fn a_good_start_is_appended_once() {
         );
     }
     let (log, topic) = (node.log.clone(), node.names.commands.to_string());
-    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 3));
+    let records = tokio::task::spawn_blocking(move || read_all(log.as_ref(), &topic, 4));
     let records = records.await.unwrap();
-    assert_eq!(records.len(), 3);
+    assert_eq!(records.len(), 4);
     for fetched in &records {
         let command = Command::decode(fetched.record.value.as_deref().unwrap()).unwrap();
         assert!(Start::decode(&command).is_some());
@@ -151,8 +150,8 @@ async fn a_good_start_is_appended_once() {
         );
     }
 
-    let entries = entries(&node, 9).await;
-    assert_eq!(entries.len(), 9);
+    let entries = entries(&node, 12).await;
+    assert_eq!(entries.len(), 12);
     for (number, entry) in entries.iter().enumerate() {
         let (route, key) = (routes[number / 3], format!("k{}", number / 3));
         let status = ["accepted", "duplicate", "refused"][number % 3];
@@ -171,19 +170,6 @@ async fn a_good_start_is_appended_once() {
             assert_eq!(entry.resource_id.as_deref(), Some(&*id));
             assert_eq!(detail["run_id"], id);
         }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn goals_are_refused_while_there_is_no_planner() {
-    let node = node().await;
-    for _ in 0..2 {
-        let answer = post_as(&node, "/v1/goals", "k", &good("/v1/goals")).await;
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.code(), "feature_disabled");
-        assert_eq!(answer.headers["retry-after"], "60");
-        assert_eq!(answer.json()["feature"], "planner");
-        assert_eq!(answer.result(0)["retry_after_seconds"], 60);
     }
 }
 
@@ -404,11 +390,7 @@ async fn fields_are_checked_one_by_one() {
         ("/v1/goals", json!({ "goal": "  " }), "missing_goal"),
         ("/v1/goals", json!({ "goal": 7 }), "invalid_payload"),
         ("/v1/goals", json!({ "context": [] }), "invalid_payload"),
-        (
-            "/v1/goals",
-            json!({ "params": { "a": 1 } }),
-            "feature_disabled",
-        ),
+        ("/v1/goals", json!({ "params": { "a": 1 } }), "accepted"),
         ("/v1/tasks", json!({ "params": null }), "missing_params"),
         ("/v1/tasks", json!({ "type": "none" }), "unknown_tool"),
         (

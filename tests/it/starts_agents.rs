@@ -28,12 +28,12 @@ async fn agents_have_routes_of_their_own() {
         (plain, envelope(goal.clone())),
         (
             plain,
-            json!({ "goal": "Pay", "context": {}, "idempotencyKey": "k7" }),
+            json!({ "goal": "Pay", "context": {}, "idempotencyKey": "k8" }),
         ),
     ] {
         let answer = send(route, admin, body).await;
-        assert_eq!(answer.code(), "feature_disabled", "{}", answer.text);
-        assert_eq!(answer.json()["feature"], "planner");
+        assert_eq!(answer.status.as_u16(), 202, "{}", answer.text);
+        assert_eq!(answer.json()["status"], "accepted");
     }
     let mut no_key = envelope(goal.clone());
     no_key["idempotencyKey"] = Value::Null;
@@ -78,18 +78,16 @@ async fn agents_have_routes_of_their_own() {
     // Without `act_as` the user is told to the planner alone.
     let key = node.key("acme", scopes(&["orchestrations:request"])).await;
     let answer = send(agent, &key, envelope(goal)).await;
-    assert_eq!(answer.code(), "feature_disabled");
+    assert_eq!(answer.status.as_u16(), 202, "{}", answer.text);
     let entries = entries(&node, 15).await;
     let users: Vec<_> = [0, entries.len() - 1]
         .map(|n| entries[n].on_behalf_of.as_deref())
         .to_vec();
     assert_eq!(users, [Some("ann"), None]);
-    let id = run_id(&["run", "acme", "k7"]).to_string();
-    assert!(
-        [0, 1, 2]
-            .iter()
-            .all(|n| entries[*n].resource_id.as_deref() == Some(&*id))
-    );
+    let run = |key: &str| run_id(&["run", "acme", key]).to_string();
+    let runs = [0, 1, 2].map(|n| entries[n].resource_id.clone().unwrap());
+    assert_eq!(runs, [run("k7"), run("k7"), run("k8")]);
+    let id = run("k7");
 
     let path = format!("/workflows/{id}/status");
     let answer = node.request(Method::GET, &path, admin, &Value::Null).await;

@@ -261,8 +261,8 @@ fn what_is_refused_is_a_dead_letter_and_can_be_redriven(test_log: TestLog) {
             "permission_denied",
         ),
         (
-            envelope("goal", "goal", &json!({ "goal": "book a flight" })),
-            "feature_disabled",
+            envelope("goal", "goal", &json!({ "goal": "x".repeat(20_001) })),
+            "invalid_payload",
         ),
     ];
     let records = refused.iter().map(|(value, _)| record("x", value, &[]));

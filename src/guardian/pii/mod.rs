@@ -50,6 +50,12 @@ impl Kind {
         }
     }
 
+    /// The kind of a placeholder's name, such as `EMAIL_1`.
+    pub fn of_slot(name: &str) -> Option<Self> {
+        let (kind, _) = name.rsplit_once('_')?;
+        Self::ALL.into_iter().find(|known| known.name() == kind)
+    }
+
     /// The kind of the values of members of this name.
     pub fn of_member(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();

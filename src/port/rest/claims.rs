@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     audit::{read, store},
     caller::{Caller, Permitted, Sent},
+    claimed_values::{self, Failed},
 };
 use crate::{
     api::{
@@ -230,14 +231,21 @@ async fn claim_tasks(
         return Ok(Vec::new());
     }
     let mut grants = Vec::with_capacity(claimed.len());
-    for (place, row) in claimed {
-        grants.push(Grant {
-            first: FirstClaim::of(caller, &row),
-            lease: leases[place].clone(),
-            hash: hashes[place],
-            row,
-        });
+    let mut failed = Vec::new();
+    let (secrets, catalog) = (&caller.shared.tools.secrets, caller.shared.workflows.get());
+    for (place, mut row) in claimed {
+        let lease = hashes[place];
+        match claimed_values::bind(secrets, &catalog, &mut row) {
+            Ok(()) => grants.push(Grant {
+                first: FirstClaim::of(caller, &row),
+                lease: leases[place].clone(),
+                hash: lease,
+                row,
+            }),
+            Err(error) => failed.push(Failed { row, lease, error }),
+        }
     }
+    claimed_values::fail(caller, store, failed).await?;
     report_first_claims(caller, store, &mut grants).await?;
     let mut tasks = Vec::with_capacity(grants.len());
     for grant in grants {

@@ -7,11 +7,14 @@
 //! | `stream`, `slots` | answers that are sent while they are produced, and the limit on concurrent replays |
 //! | `wait` | finding a run, and waiting for its end |
 //! | `claims`, `claim_waits` | handing out tasks, and claims that wait for tasks |
+//! | `claimed_values`, `approval_values` | the values of placeholders in tasks and in approvals |
 //! | the others | handlers |
 
+mod approval_values;
 pub(crate) mod audit;
 pub(crate) mod caller;
 pub(crate) mod claim_waits;
+mod claimed_values;
 mod claims;
 pub(crate) mod controls;
 pub(crate) mod docs;

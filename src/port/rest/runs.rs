@@ -11,6 +11,7 @@ use axum::{
 use serde_json::Map;
 
 use super::{
+    approval_values,
     audit::{read, store, unavailable},
     caller::{Caller, Permitted},
     request::QueryString,
@@ -62,7 +63,8 @@ pub(crate) async fn approvals(
     let page = page.map_err(|e| caller.invalid(e))?;
     let store = store(&caller)?;
     let of = async |page: &Page| runs::approvals(&store, page, query.status()).await;
-    let list = listed(&caller, page, of, place_of_approval).await?;
+    let mut list = listed(&caller, page, of, place_of_approval).await?;
+    approval_values::show(&caller, &store, tenant.as_str(), &mut list.items).await?;
     // Approvals show the inputs of steps, which is why reads by persons are recorded.
     let of = ("approvals", query.status());
     caller.audit_read(Some(&tenant), "approval.listed", of, Map::new());

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use super::{
     audit::{read, store},
     caller::{Caller, Permitted, SentUpTo},
-    claims,
+    claimed_values, claims,
 };
 use crate::{
     api::{
@@ -48,15 +48,17 @@ pub(crate) async fn complete(
     let lease = request.lease.as_deref().ok_or_else(|| missing("lease"))?;
     let outcome = request.outcome.ok_or_else(|| missing("outcome"))?;
     let id = TaskId::parse(task_id).ok_or_else(|| caller.invalid("`task_id` is not a task id"))?;
-    let result = result(&caller, id, outcome, &request)?;
+    let mut result = result(&caller, id, outcome, &request)?;
     let caller = caller.permit()?;
     let (tenant, secrets) = (&caller.key.tenant, &caller.shared.tools.secrets);
     if !is_lease(secrets, tenant.as_str(), task_id, lease) {
         let hash = claims::hash(lease).ok_or_else(|| caller.refuse(claims::stale()))?;
         let store = store(&caller)?;
         let (of, outcome) = ((tenant.as_str(), task_id), outcome.name());
-        if !read(&caller, tasks::complete(&store, of, &hash, outcome)).await? {
-            return Err(caller.refuse(claims::stale()));
+        let completed = read(&caller, tasks::complete(&store, of, &hash, outcome)).await?;
+        let completed = completed.ok_or_else(|| caller.refuse(claims::stale()))?;
+        if let Some(sealed) = &completed.sealed {
+            claimed_values::conceal(secrets, id.run_id, sealed, &mut result);
         }
     }
     append(&caller, id, &result).await?;

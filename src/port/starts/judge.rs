@@ -21,7 +21,7 @@ use crate::{
         problem::Problem,
         rest::caller::Caller,
     },
-    starts::{self, Checked, NO_PLANNER, Named, StartFields, StartTarget},
+    starts::{self, Checked, Named, StartFields},
     workflows::Catalog,
 };
 
@@ -102,7 +102,7 @@ impl<'a> Judge<'a> {
         let Candidate {
             event,
             body_hash,
-            fields,
+            mut fields,
             identity,
         } = candidate;
         permit::permissions(key, event, &fields)?;
@@ -113,10 +113,9 @@ impl<'a> Judge<'a> {
         }
         permit::allowlists(key, event, &fields)?;
         permit::named(key, &fields, &named)?;
-        if matches!(fields.what, StartTarget::Goal(_)) {
-            return Err(Refusal::disabled("planner", NO_PLANNER));
-        }
         let resolved = starts::resolve(&self.catalog, event, &fields, &named)?;
+        let run_id = start::run_id(&identity).to_string();
+        let guarded = self.caller.shared.guardian.guard(&mut fields, &run_id)?;
         self.check_limits(&event.kind).await?;
         let checked = Checked {
             kind: self.kind,
@@ -125,6 +124,7 @@ impl<'a> Judge<'a> {
             event,
             body_hash,
             fields,
+            guarded,
             resolved,
             received: self.now,
             now: self.now,

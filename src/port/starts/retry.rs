@@ -36,8 +36,12 @@ use crate::{
     },
     envelope::{BodyHash, Invalid, StartKind},
     plans::{OnExhausted, Plan, jcs},
-    port::{problem::Problem, rest::caller::Permitted},
+    port::{
+        problem::Problem,
+        rest::caller::{Caller, Permitted},
+    },
     runs::{PlanReady, Reused, Undo},
+    slots::reseal,
     starts::{inline, to_raw, unwritable, value},
     workflows::{Catalog, Resolved},
 };
@@ -150,7 +154,7 @@ impl RetryRequest<'_> {
             tools: prepared.resolved.tools,
             goal: started.goal.clone(),
             guardian: self.guardian(),
-            sealed: started.sealed.clone(),
+            sealed: self.sealed(caller, &run_id),
             context: None,
             adapter: None,
             entity: None,
@@ -189,6 +193,14 @@ impl RetryRequest<'_> {
             tracestate: self.tracestate.clone(),
             body,
         })
+    }
+
+    /// The values of the goal's placeholders, sealed for this run. Where no key opens them, steps that need them fail.
+    fn sealed(&self, caller: &Caller, run_id: &str) -> Option<String> {
+        let sealed = self.earlier.started.sealed.as_deref()?;
+        let secrets = &caller.shared.tools.secrets;
+        let again = reseal(secrets, sealed, self.earlier.run_id(), run_id);
+        Some(again.unwrap_or_else(|_| sealed.to_owned()))
     }
 
     /// The steps of a planner's plan that need approval need it again. A person's plan has none.

@@ -87,6 +87,7 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
             tracestate: command.tracestate.clone(),
         },
         ready,
+        sealed: start.sealed.as_deref().map(Arc::from),
         found: start.found.take(),
         depth: start.depth,
         feature: (!by_port(&start)).then(|| start.request.feature()),

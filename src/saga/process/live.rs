@@ -29,6 +29,8 @@ pub(super) struct About {
     pub(super) trace: Trace,
     /// Its plan; `None` until there is one.
     pub(super) ready: Option<Arc<Ready>>,
+    /// The values of its placeholders, sealed ([`crate::slots`]). `None`: it has none.
+    pub(super) sealed: Option<Arc<str>>,
     /// How the plan of a goal was found.
     pub(super) found: Option<Box<FoundPlan>>,
     /// How many triggers in a row led to it ([`crate::commands::depth`]).

@@ -16,6 +16,7 @@
 //! | `notices` | events about runs |
 //! | `audited` | audit entries |
 //! | `outputs` | the records that follow from events |
+//! | `sealed` | values of placeholders in calls and answers |
 //! | `tasks` | records about the state of claimable tasks |
 //! | `emitted` | the events of `emit` |
 //! | `environment` | the environment of the core: time, settings, controls |
@@ -35,6 +36,7 @@ mod live;
 mod notices;
 mod outputs;
 mod rows;
+mod sealed;
 mod tasks;
 mod transform;
 mod view;
@@ -43,6 +45,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::followers::Followers;
 use crate::{
+    controls::SecretKeys,
     log::topics::Names,
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Processor, Transform},
@@ -69,6 +72,8 @@ pub struct Settings {
     pub identity_ms: i64,
     /// Whether the end of a run is also published as an event.
     pub events: bool,
+    /// The keys that open the values of placeholders. Without them tools on Kafka cannot get any, and answers are not searched for them.
+    pub secrets: Option<Arc<SecretKeys>>,
 }
 
 impl Default for Settings {
@@ -78,6 +83,7 @@ impl Default for Settings {
             approve_above: 0.7,
             identity_ms: IDENTITY_MS,
             events: false,
+            secrets: None,
         }
     }
 }

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    audited,
+    Settings, audited,
     emitted::{self, Emitter},
     live::About,
-    notices,
+    notices, sealed,
     tasks::{self, encode_failed},
 };
 use crate::{
@@ -21,9 +21,9 @@ use crate::{
     stream::{Context, Failure, Rejected},
 };
 
-/// Writes the records of events that were just applied to a run. `lifecycle`: the end of the run is also published as an event.
+/// Writes the records of events that were just applied to a run.
 pub(super) fn write(
-    (names, lifecycle): (&Names, bool),
+    (names, settings): (&Names, &Settings),
     about: &About,
     run: &Run,
     events: &[Event],
@@ -55,7 +55,7 @@ pub(super) fn write(
                     deadline: *deadline,
                 };
                 if let Some(step) = step(run, step_id) {
-                    call.write(names, about, (run, step), now, cx)?;
+                    call.write((names, settings), about, (run, step), now, cx)?;
                 }
             }
             Event::CompensationScheduled {
@@ -71,7 +71,7 @@ pub(super) fn write(
                     deadline: *deadline,
                 };
                 if let Some(step) = step(run, step_id) {
-                    call.write(names, about, (run, step), now, cx)?;
+                    call.write((names, settings), about, (run, step), now, cx)?;
                 }
                 let undo = step(run, step_id).and_then(|step| step.compensation.as_ref());
                 if undo.is_some_and(|undo| undo.tool.worker == EMIT) {
@@ -96,7 +96,7 @@ pub(super) fn write(
                     cx.emit(&names.ingress, record);
                 }
             }
-            last if lifecycle => {
+            last if settings.events => {
                 if let Some(record) = notices::ended(about, run, last, now) {
                     cx.emit(&names.ingress, record);
                 }
@@ -145,7 +145,7 @@ struct Call<'a> {
 impl Call<'_> {
     fn write(
         &self,
-        names: &Names,
+        (names, settings): (&Names, &Settings),
         about: &About,
         (run, step): (&Run, &CompiledStep),
         now: Millis,
@@ -165,7 +165,7 @@ impl Call<'_> {
         let undone = (self.kind == CallKind::Compensate).then(|| Undone::of(about, run, step));
         let by = undone.as_ref().and_then(|_| undone_in(run, &step.id));
         let by = by.unwrap_or(&about.run_id);
-        let command = StepCommand {
+        let mut command = StepCommand {
             tenant: about.tenant.as_str().to_owned(),
             run_id: about.run_id.to_string(),
             workflow: about
@@ -194,7 +194,18 @@ impl Call<'_> {
             state: TaskStateName::default(),
             traceparent: about.trace.traceparent.clone(),
             tracestate: about.trace.tracestate.clone(),
+            sealed: None,
         };
+        if let Err(error) = sealed::add(
+            settings.secrets.as_deref(),
+            about,
+            (step, tool),
+            &mut command,
+        ) {
+            let result = sealed::refused(&command, error, now).map_err(encode_failed)?;
+            cx.emit_here(&names.commands, result.encode().map_err(encode_failed)?);
+            return Ok(());
+        }
         cx.emit_here(&names.steps, command.encode().map_err(encode_failed)?);
         Ok(())
     }

@@ -168,6 +168,7 @@ fn command(
         state: TaskStateName(state),
         traceparent: None,
         tracestate: None,
+        sealed: None,
     })
 }
 

@@ -17,7 +17,7 @@ use super::{
     live::{About, Hot, Live},
     outputs,
     rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
-    view,
+    sealed, view,
 };
 use crate::{
     audit::Entry,
@@ -213,7 +213,7 @@ impl Runs {
         let (run_state, effects) = environment
             .with(|env| saga::start_goal(begun.started, begun.guardian, begun.plan, env));
         outputs::write(
-            (&self.names, self.settings.events),
+            (&self.names, &self.settings),
             &about,
             &run_state,
             &effects.events,
@@ -276,6 +276,7 @@ impl Runs {
             self.answer(run, source, answer);
             return Ok(());
         }
+        sealed::conceal(self.settings.secrets.as_deref(), &about, &mut message.input);
         message.bound_hold(cx.now());
         let control = audited::Control::of(&message).filter(|_| message.foreign);
         let arrived = match message.plan.take() {
@@ -375,7 +376,7 @@ impl Runs {
             self.changed.push(key);
         }
         outputs::write(
-            (&self.names, self.settings.events),
+            (&self.names, &self.settings),
             &about,
             &live.run,
             &effects.events,

@@ -22,6 +22,7 @@ pub mod schema_registry;
 pub mod tasks;
 pub mod tls;
 pub mod topology;
+pub mod values;
 pub mod worker;
 
 use std::{

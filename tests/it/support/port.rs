@@ -23,7 +23,7 @@ use omnilink::{
         clock::{Clock, Millis, SystemClock},
         id::Tenant,
     },
-    config::{Alias, AllowedOrigin, BreakerSettings, Config, JwtIssuer, Network},
+    config::{Alias, AllowedOrigin, BreakerSettings, Config, GuardianSettings, JwtIssuer, Network},
     controls::{Constraints, Controls, KeyKind, NewKey, Scopes, SecretKeys, Tail, Token},
     event_schemas::EventSchemas,
     jwt::Jwt,
@@ -35,6 +35,7 @@ use omnilink::{
     },
     port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, TablesError, Tls, Tools},
     saga::Followers,
+    starts::Guardian,
     state::Changes,
     store::Store,
     telemetry::{Need, PartStatus, Readiness},
@@ -71,6 +72,7 @@ pub struct NodeOptions {
     pub store: Option<Store>,
     pub clock: Arc<dyn Clock>,
     pub jwt: Option<Arc<Jwt>>,
+    pub guardian: GuardianSettings,
 }
 
 impl Default for NodeOptions {
@@ -83,6 +85,7 @@ impl Default for NodeOptions {
             store: None,
             clock: Arc::new(SystemClock),
             jwt: None,
+            guardian: GuardianSettings::default(),
         }
     }
 }
@@ -353,6 +356,7 @@ impl Node {
         );
         let followers = Followers::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let secrets = Arc::new(SecretKeys::open_or_create(dir.path()).unwrap());
         let event_schemas = Arc::<EventSchemas>::default();
         let port = Port::new(
             listener,
@@ -364,7 +368,7 @@ impl Node {
                     names: names.clone(),
                     partitions: 4,
                     lags: Arc::new(NoLags),
-                    secrets: Arc::new(SecretKeys::open_or_create(dir.path()).unwrap()),
+                    secrets: secrets.clone(),
                     index_dir: dir.path().join("index"),
                     redriving: Arc::default(),
                 },
@@ -388,6 +392,7 @@ impl Node {
                 nodes: more.nodes,
                 limiter: more.limiter,
                 workflows: workflows.clone(),
+                guardian: Guardian::new(&more.guardian, secrets),
                 tool_states: tool_states.clone(),
             },
         )

@@ -207,6 +207,7 @@ pub fn step(id: &str, tool: &str, worker: &Value, input: &Value) -> StepCommand 
         state: omnilink::runs::TaskStateName::default(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         tracestate: None,
+        sealed: None,
     }
 }
 
