@@ -51,6 +51,9 @@ use crate::{base::backoff::Backoff, log::LogError, store::Session};
 
 /// The key of the advisory lock that allows one rebuild of a database at a time: `omnirebu` in ASCII.
 const LOCK: i64 = 0x6f6d_6e69_7265_6275;
+/// How long a rebuild waits for the lock, and how often it tries.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// When at most this many records are missing, they are loaded while the projector waits.
 const SWAP_RECORDS: u64 = 20_000;
 /// After this many rounds of step 2 the rest is loaded while the projector waits, however large it is.
@@ -294,12 +297,17 @@ impl<'a> Job<'a> {
     async fn preparing(&self) -> Result<PgConnection, ProjectionError> {
         let setup = self.setup;
         let mut connection = setup.store.connect(Session::Maintenance).await?;
-        let is_only_one = sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
+        // The session of a rebuild that has just ended may still hold the lock for a moment.
+        let until = Instant::now() + LOCK_WAIT;
+        while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
             .bind(LOCK)
             .fetch_one(&mut connection)
-            .await?;
-        if !is_only_one {
-            return Err(ProjectionError::RebuildRunning);
+            .await?
+        {
+            if Instant::now() > until {
+                return Err(ProjectionError::RebuildRunning);
+            }
+            tokio::time::sleep(LOCK_RETRY).await;
         }
         let mut transaction = connection.begin().await?;
         self.tables.create(&mut transaction).await?;
