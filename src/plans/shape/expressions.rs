@@ -193,7 +193,7 @@ mod tests {
         }
         let mut found = Vec::new();
         visit("slots.AMOUNT.value|int + slots.DATE_1", |reference| {
-            found.push(reference)
+            found.push(reference);
         });
         let expected = [
             Reference::Slot("AMOUNT", Some("value")),

@@ -109,7 +109,6 @@ fn step(step: &Value, name: &dyn Fn(&str) -> Option<String>) -> Value {
     let mut members = Map::new();
     for (member, value) in step.as_object().into_iter().flatten() {
         let value = match (member.as_str(), value) {
-            ("id", _) => continue,
             ("depends_on", Value::Array(ids)) => {
                 let ids = ids.iter().filter_map(Value::as_str);
                 let ids: BTreeSet<String> = ids
@@ -121,7 +120,9 @@ fn step(step: &Value, name: &dyn Fn(&str) -> Option<String>) -> Value {
                 json!(ids)
             }
             ("input", Value::Object(members)) if members.is_empty() => continue,
-            ("irreversible", Value::Bool(false)) | ("when", Value::Bool(true)) => continue,
+            ("id", _) | ("irreversible", Value::Bool(false)) | ("when", Value::Bool(true)) => {
+                continue;
+            }
             _ => rewritten(value, name),
         };
         members.insert(member.clone(), value);

@@ -37,18 +37,13 @@ fn symbol_last(text: &Text<'_>, at: usize) -> Option<(usize, String, &'static st
     if inside {
         return None;
     }
-    let (after, value) = match numeral(text, at, true) {
-        Some(number) => (number.end, number.value),
-        None => match thousands(text, at) {
-            Some((after, value)) => (after, value),
-            None => {
-                let article = usize::from(matches!(text.word(at), "a" | "one"));
-                let (after, value) = in_words(text, at + article)?;
-                (after, value.to_string())
-            }
-        },
-    };
-    let in_thousands = matches!(text.raw(after), "TEUR" | "T€" | "KEUR" | "kEUR")
+    let number = numeral(text, at, true).map(|number| (number.end, number.value));
+    let (after, value) = number.or_else(|| thousands(text, at)).or_else(|| {
+        let article = usize::from(matches!(text.word(at), "a" | "one"));
+        let (after, value) = in_words(text, at + article)?;
+        Some((after, value.to_string()))
+    })?;
+    let in_thousands = matches!(text.raw(after), "TEUR" | "KEUR" | "kEUR")
         || (matches!(text.raw(after), "k" | "T") && text.is_joined_mark(after + 1, '€'));
     if in_thousands {
         let end = after + 1 + usize::from(text.is_joined_mark(after + 1, '€'));
@@ -100,11 +95,11 @@ fn symbol(text: &Text<'_>, at: usize) -> Option<(usize, &'static str)> {
 }
 
 /// Codes of ISO 4217.
+#[rustfmt::skip]
 const CODES: &[&str] = &[
-    "AED", "ARS", "AUD", "BGN", "BRL", "CAD", "CHF", "CLP", "CNY", "COP", "CZK", "DKK", "EGP",
-    "EUR", "GBP", "HKD", "HUF", "IDR", "ILS", "INR", "ISK", "JPY", "KES", "KRW", "KWD", "MAD",
-    "MXN", "MYR", "NGN", "NOK", "NZD", "PEN", "PHP", "PKR", "PLN", "QAR", "RON", "RUB", "SAR",
-    "SEK", "SGD", "THB", "TRY", "UAH", "USD", "ZAR",
+    "AED", "ARS", "AUD", "BGN", "BRL", "CAD", "CHF", "CLP", "CNY", "COP", "CZK", "DKK", "EGP", "EUR", "GBP", "HKD", "HUF", "IDR", "ILS",
+    "INR", "ISK", "JPY", "KES", "KRW", "KWD", "MAD", "MXN", "MYR", "NGN", "NOK", "NZD", "PEN", "PHP", "PKR", "PLN", "QAR", "RON", "RUB",
+    "SAR", "SEK", "SGD", "THB", "TRY", "UAH", "USD", "ZAR",
 ];
 
 fn code(text: &Text<'_>, at: usize) -> Option<(usize, &'static str)> {

@@ -91,15 +91,16 @@ fn is_hash(text: &str) -> bool {
 }
 
 /// Prefixes that identify nothing: standards, formats, periods.
+#[rustfmt::skip]
 const NO_PREFIXES: &[&str] = &[
-    "covid", "iso", "sha", "utf", "aes", "md", "din", "en", "rfc", "ipv", "usb", "mp", "fy", "q",
-    "h", "kw", "cw", "gpt", "ghz", "mhz", "tls", "http", "oauth", "vat", "w", "p", "l", "t", "s",
-    "v",
+    "covid", "iso", "sha", "utf", "aes", "md", "din", "en", "rfc", "ipv", "usb", "mp", "fy", "q", "h", "kw", "cw", "gpt", "ghz", "mhz",
+    "tls", "http", "oauth", "vat", "w", "p", "l", "t", "s", "v",
 ];
 /// Prefixes of identifiers, which count in lower case, too.
+#[rustfmt::skip]
 const PREFIXES: &[&str] = &[
-    "inv", "po", "so", "pr", "req", "inc", "chg", "ord", "cust", "emp", "tkt", "case", "rma",
-    "sku", "art", "ref", "re", "rg", "qu", "cn", "bug", "task", "doc", "id",
+    "inv", "po", "so", "pr", "req", "inc", "chg", "ord", "cust", "emp", "tkt", "case", "rma", "sku", "art", "ref", "re", "rg", "qu", "cn",
+    "bug", "task", "doc", "id",
 ];
 
 /// Capital letters and digits: `INV-2024-001`, `SO00012`, `AB12CD`.

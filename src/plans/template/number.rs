@@ -10,36 +10,10 @@ use super::{
 };
 
 /// Words before a number that is part of a name: `level 2` is not two of anything.
+#[rustfmt::skip]
 const NAMES: &[&str] = &[
-    "level",
-    "tier",
-    "version",
-    "phase",
-    "step",
-    "stage",
-    "class",
-    "grade",
-    "priority",
-    "prio",
-    "type",
-    "part",
-    "chapter",
-    "section",
-    "schedule",
-    "annex",
-    "article",
-    "windows",
-    "python",
-    "iso",
-    "rfc",
-    "tls",
-    "tcp",
-    "http",
-    "sla",
-    "category",
-    "stufe",
-    "klasse",
-    "teil",
+    "level", "tier", "version", "phase", "step", "stage", "class", "grade", "priority", "prio", "type", "part", "chapter", "section",
+    "schedule", "annex", "article", "windows", "python", "iso", "rfc", "tls", "tcp", "http", "sla", "category", "stufe", "klasse", "teil",
     "paragraph",
 ];
 
@@ -57,15 +31,13 @@ pub(super) fn find(text: &Text<'_>, at: usize) -> Option<(usize, Value)> {
     if !minus && is_rest_of_a_name(text, at) {
         return None;
     }
-    let (after, value, in_digits) = match numeral(text, start, false) {
-        Some(number) => (number.end, number.value, true),
-        None => match with_joined_unit(text, start) {
-            Some((end, value)) => (end, value, true),
-            None => {
-                let (end, value) = in_words(text, start)?;
-                (end, value.to_string(), false)
-            }
-        },
+    let in_digits = text.digits(start).is_some();
+    let (after, value) = if in_digits {
+        let number = numeral(text, start, false).map(|number| (number.end, number.value));
+        number.or_else(|| with_joined_unit(text, start))?
+    } else {
+        let (end, value) = in_words(text, start)?;
+        (end, value.to_string())
     };
     let hyphen = usize::from(text.is_joined_mark(after, '-') && text.joined(after + 1));
     let unit = unit::find(text, after + hyphen);

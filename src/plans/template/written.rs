@@ -179,7 +179,7 @@ impl Template {
             other.is_some_and(|other| other.normalised != slot.normalised)
         });
         // `{LOCATION}` is the first one of its kind by its number.
-        slots.sort_by(|a, b| (a.kind, number(&a.name)).cmp(&(b.kind, number(&b.name))));
+        slots.sort_by_key(|slot| (slot.kind, number(&slot.name)));
         let text = String::new();
         (!twice).then(|| Self { text, slots }.values())
     }

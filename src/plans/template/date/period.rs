@@ -47,13 +47,10 @@ fn edge(text: &Text<'_>, at: usize) -> Option<(usize, When)> {
         ));
     }
     let (edge, after) = match word {
-        "end" => (Edge::End, at + 1),
-        "start" | "beginning" => (Edge::Start, at + 1),
-        "middle" => (Edge::Middle, at + 1),
+        "end" | "ende" => (Edge::End, at + 1),
+        "start" | "beginning" | "anfang" => (Edge::Start, at + 1),
+        "middle" | "mitte" => (Edge::Middle, at + 1),
         "mid" => (Edge::Middle, at + 1 + hyphen),
-        "ende" => (Edge::End, at + 1),
-        "anfang" => (Edge::Start, at + 1),
-        "mitte" => (Edge::Middle, at + 1),
         _ => return None,
     };
     let of = text.word(after) == "of";
