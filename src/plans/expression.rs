@@ -306,7 +306,7 @@ fn parts(text: &str) -> Result<Vec<Part>, ExpressionError> {
 }
 
 /// The end of the expression at the start of `text`: the first `}}` outside quotes and nested braces.
-fn end(text: &str) -> Option<usize> {
+pub(super) fn end(text: &str) -> Option<usize> {
     let mut quote = None;
     let mut escaped = false;
     let mut depth = 0_u32;

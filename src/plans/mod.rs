@@ -10,6 +10,8 @@
 //! | `graph` | dependencies: unknown ones, cycles, ancestors |
 //! | `expression`, `reference`, `render` | expressions `{{ … }}`: compiling them, finding their references, evaluating them |
 //! | `tool`, `builtin` | definitions of tools |
+//! | `template` | goals with slots instead of their values |
+//! | `shape` | what plans for the same template have in common |
 //! | `jcs` | the canonical form of JSON (RFC 8785), from which a plan's hash is computed |
 //! | `read`, `fault` | reading JSON, and reporting all its faults at once |
 
@@ -22,7 +24,9 @@ mod plan;
 pub(crate) mod read;
 mod reference;
 mod render;
+pub mod shape;
 mod step;
+pub mod template;
 mod tool;
 
 pub use self::{
