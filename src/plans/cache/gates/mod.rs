@@ -5,11 +5,13 @@
 //! two goals mean the same, only that they may.
 
 mod lexicon;
+mod meanings;
 mod profile;
+mod verbs;
 mod words;
 
-use self::lexicon::{LEXICON, READ};
 pub use self::profile::Profile;
+use self::{lexicon::LEXICON, verbs::READ};
 
 /// A gate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,7 +1,8 @@
 //! What the gates compare of a template.
 
 use super::{
-    lexicon::{self, Classes, LEXICON, PHRASES, READ},
+    lexicon::{self, LEXICON},
+    verbs::{Classes, PHRASES, READ},
     words::{Token, stem, tokens},
 };
 
