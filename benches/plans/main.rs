@@ -34,7 +34,7 @@ const SEED: u64 = 1;
 /// The base threshold that it is compared with.
 pub const PLAIN: f64 = 0.85;
 /// How much all pairs weigh against all sentences when the weights are fitted.
-const PAIRS_SHARE: f64 = 0.3;
+const PAIRS_SHARE: f64 = 0.02;
 
 /// Which sentences and pairs are asked.
 #[derive(Clone, Copy, PartialEq)]
@@ -154,7 +154,9 @@ fn fit_weights(goals: &mut Goals, clinc: &Clinc) {
     }));
     println!("{} observations", observations.len());
     let weights = fit(&observations);
-    println!("intercept, similarity, lead, support, unknown words, missing words: {weights:.2?}");
+    println!(
+        "intercept, similarity, lead, support, unknown words, missing words, same words: {weights:.2?}"
+    );
     let asked = shuffled(goals, clinc.split("val"));
     let asked = asked
         .iter()

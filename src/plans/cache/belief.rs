@@ -13,9 +13,9 @@
 //! end of the band, [`BAND`] standard deviations below the mode, is an error of at most δ.
 
 /// Standard deviations of the effects before there are labels.
-const TENANT_DEVIATION: f64 = 0.5;
-const PLAN_DEVIATION: f64 = 1.0;
-const ENTRY_DEVIATION: f64 = 0.5;
+const TENANT_DEVIATION: f64 = 0.25;
+const PLAN_DEVIATION: f64 = 0.5;
+const ENTRY_DEVIATION: f64 = 0.25;
 /// Width of the band in standard deviations: one-sided, 90 %.
 const BAND: f64 = 1.282;
 
@@ -261,9 +261,11 @@ mod tests {
     fn a_plan_that_is_always_wrong_stops_to_hit() {
         let none = Tally::default();
         let mut labels = Tally::default();
-        assert!(Belief::new(8.0, &none, &labels, &none).at_least > 0.995);
+        assert!(Belief::new(6.5, &none, &labels, &none).at_least > 0.995);
         labels.add(4.0, false);
         labels.add(5.0, false);
-        assert!(Belief::new(8.0, &none, &labels, &labels).at_least < 0.995);
+        labels.add(6.0, false);
+        labels.add(6.0, false);
+        assert!(Belief::new(6.5, &none, &labels, &labels).at_least < 0.995);
     }
 }

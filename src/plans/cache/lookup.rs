@@ -355,10 +355,9 @@ fn evidence<P>(near: &[Candidate<'_, P>], at: usize, profile: &Profile) -> Evide
     // The opposite of a goal is near it, but no competitor.
     let is_competitor = |other: &&Candidate<'_, P>| !matches!(other.refused, Some(Refusal::Gate(gate)) if gate.is_reversal());
     let others = near.iter().filter(|other| !same(other));
-    let competitor = others
-        .filter(is_competitor)
-        .map(|other| other.similarity)
-        .reduce(f64::max);
+    let competitors = others.filter(is_competitor);
+    let opponents = competitors.clone().count();
+    let competitor = competitors.map(|other| other.similarity).reduce(f64::max);
     let like: Vec<_> = near
         .iter()
         .filter(same)
@@ -367,7 +366,7 @@ fn evidence<P>(near: &[Candidate<'_, P>], at: usize, profile: &Profile) -> Evide
     Evidence {
         similarity: candidate.similarity,
         competitor,
-        support: like.len() - 1,
+        support: (like.len() - 1).saturating_sub(opponents),
         unknown_words: gates::unexplained(profile, &like),
         missing_words: gates::unexplained(&candidate.entry.profile, &[profile]),
     }

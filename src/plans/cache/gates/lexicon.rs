@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Words after which a verb is expected.
-const BEFORE_VERBS: &str = "to please and then can could would will must should shall i we you let lets not just also or kindly now help \
+const BEFORE_VERBS: &str = "to be please and then can could would will must should shall i we you let lets not just also or kindly now help \
     me first next";
 
 /// Words that say nothing about what is to be done.
@@ -27,7 +27,7 @@ const FILLERS: &str = "a an the this that these those my our your their his her 
 
 const NEGATIONS: &str =
     "not no never without except excluding none neither nor unless exclude cannot nothing";
-const ALL: &str = "all every each entire whole everything everyone both";
+const ALL: &str = "all any every each entire whole everything everyone both";
 const ONLY: &str = "only solely exclusively";
 const NUMBER_WORDS: &str = "two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty seventy \
     eighty ninety hundred thousand million dozen double twice triple half quarter couple third";

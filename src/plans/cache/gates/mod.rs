@@ -11,7 +11,7 @@ mod verbs;
 mod words;
 
 pub use self::profile::Profile;
-use self::{lexicon::LEXICON, verbs::READ};
+use self::{lexicon::LEXICON, profile::PRONOUN, verbs::READ};
 
 /// A gate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -107,7 +107,7 @@ fn direction(one: &Profile, other: &Profile) -> bool {
     let repeated = |kind: &str| one.roles.iter().filter(|(k, ..)| k == kind).count() > 1;
     let same = one.roles.iter().zip(&other.roles).all(|(one, other)| {
         let (kind, _, role) = one;
-        one == other || (!repeated(kind) && fits(role, other.2))
+        one == other || (!repeated(kind) && kind != "PERSON" && fits(role, other.2))
     });
     same && !crossed(one, other) && !crossed(other, one)
 }
@@ -127,34 +127,35 @@ fn is_directed(role: &str) -> bool {
 
 fn crossed(one: &Profile, other: &Profile) -> bool {
     one.directed.iter().any(|(role, word)| {
-        if !is_directed(role) && *role != "with" {
-            return false;
+        let mut elsewhere = other.directed.iter().filter(|(_, w)| w == word).peekable();
+        if elsewhere.peek().is_some() {
+            // Under an opposite preposition alone, or under that of a word which has its own.
+            let swapped = |to: &'static str| {
+                let mut there = one.directed.iter().filter(|(r, _)| *r == to);
+                there.any(|(_, w)| w != word && other.directed.contains(&(*role, w.clone())))
+            };
+            return elsewhere.all(|(to, _)| !fits(role, to) || (to != role && swapped(to)));
         }
-        let elsewhere = other.directed.iter().find(|(_, w)| w == word);
-        if let Some((to, _)) = elsewhere {
-            return is_directed(role)
-                && !fits(role, to)
-                && !one.directed.iter().any(|(r, w)| r == to && w == word);
-        }
-        // Without a role in the other text; there, another word has its role, which has none here.
-        let moved = |(r, w): &&(&'static str, String)| {
-            r == role
-                && one.content.binary_search(w).is_ok()
-                && !one.directed.iter().any(|(_, x)| x == w)
+        // Without a role in the other text; there, a word has its role that has none here.
+        let moved = |(r, w): &(&'static str, String)| {
+            let known = w == PRONOUN || one.content.binary_search(w).is_ok();
+            r == role && known && !one.directed.iter().any(|(_, x)| x == w)
         };
-        other.content.binary_search(word).is_ok()
-            && other.directed.iter().any(|place| moved(&place))
+        other.content.binary_search(word).is_ok() && other.directed.iter().any(moved)
     })
 }
 
 /// `only` and repetition are equal; `all` may be left out only where nothing is changed.
 fn scope(one: &Profile, other: &Profile) -> bool {
-    let changes = one.changes() || other.changes();
-    one.only == other.only && one.recurring == other.recurring && (one.all == other.all || !changes)
+    let reads = one.reads() && other.reads();
+    one.only == other.only && one.recurring == other.recurring && (one.all == other.all || reads)
 }
 
 fn mood(one: &Profile, other: &Profile) -> bool {
-    one.question == other.question || !(one.changes() && other.changes())
+    let changes = one.changes() && other.changes();
+    one.caused == other.caused
+        && one.conditional == other.conditional
+        && (one.question == other.question || !changes)
 }
 
 /// Words of `one` that neither occur in one of the others nor have a synonym there, fillers left out.
@@ -309,6 +310,31 @@ mod tests {
                 "How do I cancel my subscription?",
                 "Cancel my subscription",
             ),
+        ] {
+            assert_eq!(gate(one, other), Some(expected), "{one} / {other}");
+        }
+    }
+
+    #[test]
+    fn swapped_phrases_conditions_and_scope_are_told_apart() {
+        for (expected, one, other) in [
+            (
+                Gate::Direction,
+                "Copy the notes of the back room to the front room",
+                "Copy the notes of the front room to the back room",
+            ),
+            (
+                Gate::Direction,
+                "Mail the offer of {PERSON}",
+                "Mail {PERSON} the offer",
+            ),
+            (
+                Gate::Mood,
+                "Tell me that the gate is open",
+                "Tell me if the gate is open",
+            ),
+            (Gate::Scope, "Paint the doors", "Paint all doors"),
+            (Gate::Numbers, "Water the plants", "Water one plant"),
         ] {
             assert_eq!(gate(one, other), Some(expected), "{one} / {other}");
         }

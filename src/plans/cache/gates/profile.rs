@@ -6,6 +6,8 @@ use super::{
     words::{Token, stem, tokens},
 };
 
+/// Stands for every personal pronoun.
+pub(super) const PRONOUN: &str = "me";
 /// Words between a verb and its particle.
 const APART: usize = 3;
 
@@ -24,6 +26,10 @@ pub struct Profile {
     pub(super) only: bool,
     pub(super) recurring: bool,
     pub(super) question: bool,
+    /// `Let the driver call us`: somebody else acts.
+    pub(super) caused: bool,
+    /// `If the order is late`.
+    pub(super) conditional: bool,
     /// Numbers that are no slots.
     pub(super) numbers: Vec<String>,
     /// Units of numbers.
@@ -43,27 +49,38 @@ impl Profile {
         join_phrases(&mut tokens);
         let mut profile = Self {
             question: is_question(&tokens),
+            caused: is_caused(&tokens),
             ..Self::default()
         };
-        let (mut direction, mut role) = ("", "");
+        let mut role = "";
         // Words since the preposition.
         let mut since = 0;
         for (at, token) in tokens.iter().enumerate() {
             match token {
                 Token::Slot(slot) => {
+                    if !role.is_empty() {
+                        profile.directed.push((role, slot.kind.clone()));
+                    }
+                    profile.content.push(slot.kind.clone());
                     profile.slots.push((slot.kind.clone(), slot.form.clone()));
                     profile.roles.push((slot.kind.clone(), slot.number, role));
-                    (direction, role) = ("", "");
+                    role = "";
                 }
                 Token::Number(text) => profile.numbers.push(text.clone()),
+                Token::Break => role = "",
                 Token::Word { word, stem } => {
-                    if let Some(given) = lexicon::direction(word) {
-                        (direction, since) = (given, 0);
+                    if let Some(given) = lexicon::role(word) {
+                        (role, since) = (given, 0);
                     }
-                    role = lexicon::role(word).unwrap_or(role);
+                    profile.conditional |= word == "if";
+                    if !role.is_empty()
+                        && matches!(word.as_str(), "me" | "us" | "him" | "her" | "them")
+                    {
+                        profile.directed.push((role, PRONOUN.to_owned()));
+                    }
                     let said = profile.read(&tokens, at, word, stem);
-                    if said && !direction.is_empty() && since < APART {
-                        profile.directed.push((direction, stem.clone()));
+                    if said && !role.is_empty() && since < APART {
+                        profile.directed.push((role, stem.clone()));
                         since += 1;
                     }
                     if word == "and" || word == "or" {
@@ -83,12 +100,13 @@ impl Profile {
         if lexicon::is_negation(word) {
             let mut after = tokens[at + 1..].iter();
             let negated = after.find(|token| match token {
-                Token::Slot(_) | Token::Number(_) => true,
+                Token::Slot(_) | Token::Number(_) | Token::Break => true,
                 Token::Word { stem, .. } => !LEXICON.is_filler(stem),
             });
             let negated = negated.map_or("", |token| match token {
                 Token::Slot(slot) => &slot.kind,
                 Token::Number(text) | Token::Word { stem: text, .. } => text,
+                Token::Break => "",
             });
             self.negated.push(negated.to_owned());
             return false;
@@ -97,8 +115,15 @@ impl Profile {
             Some(Token::Slot(slot)) => slot.kind == "NUMBER",
             Some(Token::Number(_)) => true,
             Some(Token::Word { word, .. }) => lexicon::is_number(word),
-            None => false,
+            Some(Token::Break) | None => false,
         };
+        // `One report`, but not `this one`.
+        if word == "one"
+            && next.is_some_and(|next| !next.stem().is_empty() && !LEXICON.is_filler(next.stem()))
+        {
+            self.numbers.push(stem.to_owned());
+            return false;
+        }
         if lexicon::is_number(word) && !(word == "second" || word == "third") {
             self.numbers.push(stem.to_owned());
             return false;
@@ -124,7 +149,13 @@ impl Profile {
             self.only = true;
             return false;
         }
-        let in_place = before.is_none_or(|before| LEXICON.expects_verb(before.word()));
+        let in_place = before
+            .is_none_or(|before| *before == Token::Break || LEXICON.expects_verb(before.word()));
+        let stem = if word == "paid" && in_place {
+            "pay"
+        } else {
+            stem
+        };
         if let Some(classes) = LEXICON.verb_in_place(stem).filter(|_| in_place) {
             self.actions.push(classes);
             return false;
@@ -142,6 +173,11 @@ impl Profile {
         }
         self.content.push(stem.to_owned());
         true
+    }
+
+    /// Whether all that is done is reading, and something is.
+    pub(super) fn reads(&self) -> bool {
+        !self.actions.is_empty() && !self.changes()
     }
 
     /// Whether something is to be changed, as far as verbs say.
@@ -205,6 +241,12 @@ fn join_phrases(tokens: &mut Vec<Token>) {
     }
 }
 
+/// Whether somebody else is to act: `let` with somebody other than the one who speaks.
+fn is_caused(tokens: &[Token]) -> bool {
+    let mut pairs = tokens.windows(2);
+    pairs.any(|pair| pair[0].word() == "let" && !matches!(pair[1].word(), "me" | "us" | "s"))
+}
+
 /// Whether the text asks something, unlike `can you book …`, which asks for something.
 fn is_question(tokens: &[Token]) -> bool {
     let word = |at: usize| tokens.get(at).map_or("", Token::word);
@@ -216,6 +258,12 @@ fn is_question(tokens: &[Token]) -> bool {
     let first = (0..tokens.len())
         .find(|at| !polite.contains(&word(*at)))
         .unwrap_or_default();
+    let auxiliary = [
+        "is", "are", "was", "were", "do", "does", "did", "will", "can", "should", "has", "have",
+    ];
+    if word(first) == "when" && !auxiliary.contains(&word(first + 1)) {
+        return false;
+    }
     if starts.contains(&word(first)) {
         return true;
     }

@@ -9,6 +9,8 @@ pub(super) enum Token {
     Slot(Slot),
     /// Text with a digit that is no slot: `24h`, `q3`.
     Number(String),
+    /// The end of a clause.
+    Break,
 }
 
 /// A slot: `{DATE}`, `{DATE_2}`, `{NUMBER:kg}`.
@@ -25,14 +27,14 @@ impl Token {
     pub(super) fn word(&self) -> &str {
         match self {
             Self::Word { word, .. } => word,
-            Self::Slot(_) | Self::Number(_) => "",
+            Self::Slot(_) | Self::Number(_) | Self::Break => "",
         }
     }
 
     pub(super) fn stem(&self) -> &str {
         match self {
             Self::Word { stem, .. } => stem,
-            Self::Slot(_) | Self::Number(_) => "",
+            Self::Slot(_) | Self::Number(_) | Self::Break => "",
         }
     }
 
@@ -76,6 +78,7 @@ pub(super) fn tokens(template: &str) -> Vec<Token> {
             '€' => tokens.push(Token::new("euro")),
             '$' => tokens.push(Token::new("dollar")),
             '£' => tokens.push(Token::new("pound")),
+            ',' | ';' | ':' | '.' => tokens.push(Token::Break),
             _ => {}
         }
         rest = &rest[first.len_utf8()..];
@@ -220,9 +223,10 @@ mod tests {
                     Token::Word { word, .. } => word,
                     Token::Slot(slot) => format!("<{} {}{}>", slot.kind, slot.number, slot.form),
                     Token::Number(text) => format!("#{text}"),
+                    Token::Break => "|".to_owned(),
                 })
                 .collect();
-        let expected = "do not email <PERSON 2> #q3 report #50 percent of date <NUMBER 1kg>";
+        let expected = "do not email <PERSON 2> #q3 report | #50 percent of date <NUMBER 1kg>";
         assert_eq!(words.join(" "), expected);
     }
 }
