@@ -362,7 +362,7 @@ async fn bodies_are_checked_strictly() {
             "decide",
             json!({ "decision": "approved", "input_hash": "AB" }),
         ),
-        ("decide", json!({ "decision": "approved", "plan": {} })),
+        ("decide", json!({ "decision": "denied", "plan": {} })),
     ] {
         let answer = match what {
             "decide" => decide(&node, key, &body).await,
@@ -396,6 +396,8 @@ async fn bodies_are_checked_strictly() {
     assert_eq!(given(&answer), (400, "missing_signal".to_owned()));
     let answer = decide(&node, key, &json!({ "reason": "x" })).await;
     assert_eq!(given(&answer), (400, "missing_decision".to_owned()));
+    let answer = decide(&node, key, &json!({ "decision": "approved", "plan": {} })).await;
+    assert_eq!(given(&answer), (400, "invalid_plan".to_owned()));
     let large = |bytes: usize| json!({ "signal": "s", "data": "x".repeat(bytes) });
     for bytes in [129 * 1024, 300 * 1024] {
         let answer = control(&node, key, "signal", &large(bytes)).await;
