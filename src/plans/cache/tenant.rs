@@ -306,7 +306,7 @@ impl<P> Tenant<P> {
     pub(super) fn forget_label(&mut self, id: &str, other: &str) {
         if self.slot(id).is_some() {
             self.change(id, |known| {
-                known.labels.retain(|label| label.other != other)
+                known.labels.retain(|label| label.other != other);
             });
         }
     }

@@ -13,6 +13,10 @@ const APART: usize = 3;
 
 /// What the gates compare of a template. Lists without order are sorted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a property of its own"
+)]
 pub struct Profile {
     /// Kinds and forms of slots.
     pub(super) slots: Vec<(String, String)>,
@@ -267,10 +271,10 @@ fn is_question(tokens: &[Token]) -> bool {
     if starts.contains(&word(first)) {
         return true;
     }
-    if matches!(word(first), "can" | "could" | "may" | "will" | "would") {
-        if matches!(word(first + 1), "i" | "we" | "it" | "they" | "he" | "she") {
-            return true;
-        }
+    if matches!(word(first), "can" | "could" | "may" | "will" | "would")
+        && matches!(word(first + 1), "i" | "we" | "it" | "they" | "he" | "she")
+    {
+        return true;
     }
     // `Can you tell me how to …`, `I want to know whether …`.
     let asks = |at: usize| {

@@ -159,10 +159,13 @@ pub(super) fn stem(word: &str) -> String {
         if start.len() >= 2 {
             return format!("{start}i");
         }
-    } else if stem.len() > 3 && stem.ends_with('s') && !stem.ends_with("ss") {
-        if !stem.ends_with("us") && !stem.ends_with("is") {
-            stem = &stem[..stem.len() - 1];
-        }
+    } else if stem.len() > 3
+        && stem.ends_with('s')
+        && !stem.ends_with("ss")
+        && !stem.ends_with("us")
+        && !stem.ends_with("is")
+    {
+        stem = &stem[..stem.len() - 1];
     }
     let inflected = ["ing", "ed"]
         .iter()
@@ -175,10 +178,11 @@ pub(super) fn stem(word: &str) -> String {
         stem = stem.strip_suffix('e').unwrap_or(stem);
     }
     let mut last = stem.chars().rev();
-    if let (Some(a), Some(b)) = (last.next(), last.next()) {
-        if a == b && stem.len() > 3 {
-            stem = &stem[..stem.len() - a.len_utf8()];
-        }
+    if let (Some(a), Some(b)) = (last.next(), last.next())
+        && a == b
+        && stem.len() > 3
+    {
+        stem = &stem[..stem.len() - a.len_utf8()];
     }
     match stem.strip_suffix('y') {
         Some(start) if start.len() >= 3 => format!("{start}i"),
