@@ -12,10 +12,12 @@
 //! | `tool`, `builtin` | definitions of tools |
 //! | `template` | goals with slots instead of their values |
 //! | `shape` | what plans for the same template have in common |
+//! | `cache` | finding the plan of an earlier goal that means the same |
 //! | `jcs` | the canonical form of JSON (RFC 8785), from which a plan's hash is computed |
 //! | `read`, `fault` | reading JSON, and reporting all its faults at once |
 
 mod builtin;
+pub mod cache;
 mod expression;
 mod fault;
 mod graph;
