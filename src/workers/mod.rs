@@ -8,13 +8,12 @@
 //! | `http_tool` | the builtin tool `http` |
 //! | `sql_query`, `record_create`, `database`, `database_tools` | the builtin tools that use a Postgres, and their connections |
 //! | `holds` | what the emergency controls hold |
-//! | `answer`, `retry_after` | the outcome of a call, from the answer; pure |
-//! | `states`, `settings`, `seats`, `pacer`, `breaker` | which calls of a tool are sent, queued or held |
-//! | `results` | appends results in batches |
+//! | `answer` | the outcome of a call, from the answer; pure |
+//! | `states`, `settings`, `seats`, `pacer` | which calls of a tool are sent, queued or held |
+//! | `results` | appends results |
 //! | `meters` | metrics |
 
 mod answer;
-mod breaker;
 mod database;
 mod database_tools;
 mod dispatch;
@@ -26,7 +25,6 @@ mod pacer;
 mod record_create;
 mod request;
 mod results;
-mod retry_after;
 mod seats;
 mod settings;
 mod sql_query;
@@ -36,7 +34,6 @@ use std::{io, sync::Arc, time::Duration};
 
 pub use self::{
     answer::{OUTPUT_MAX, read_output},
-    breaker::State as BreakerState,
     database_tools::{BadUrl, DatabaseTools},
     dispatch::Parts,
     holds::reason as held_by,
@@ -47,6 +44,7 @@ pub use self::{
     states::ToolStates,
 };
 use self::{dispatch::Dispatch, states::SEATS};
+pub use crate::http::BreakerState;
 use crate::{
     base::clock::Clock,
     log::{Log, topics::Names},

@@ -20,13 +20,13 @@ use tokio::sync::oneshot;
 
 use super::{
     answer::Answer,
-    breaker::{Breaker, Pass, State},
     pacer::Pacer,
     settings::Settings,
 };
 use crate::{
     base::clock::{Clock, Millis},
     config::BreakerSettings,
+    http::{Breaker, BreakerState as State, Pass},
 };
 
 /// The maximum time that a call waits in the queue of its tool.
