@@ -47,6 +47,9 @@ pub struct PlanAnswer {
     /// Steps that need a person's approval, with the codes of the reasons.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub red: BTreeMap<String, Vec<String>>,
+    /// The guardian's language model has flagged the goal, or did not answer: a person must approve the run before its first step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flagged: bool,
     /// What each stage of the lookup decided, for readers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookup: Option<Json>,

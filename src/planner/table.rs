@@ -1,0 +1,322 @@
+//! What this node has read of the topic `plans`: the cache, and the labels as people see them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::watch;
+
+use super::{bounds::Bounds, entry::Entry, vectors::Vector};
+use crate::{
+    api::plans::PlanLabelView,
+    base::clock::Millis,
+    config::Plans,
+    plans::{
+        cache::{Cache, CacheRecord, EntryRecord, LabelRecord, Settings},
+        shape::shape,
+        template::example,
+    },
+    runs::{ENTRY, LABEL, PlanLabel, PlanRecord},
+    workflows::Catalog,
+};
+
+/// How long a record stays on the topic after it has expired, in milliseconds: a node whose clock is behind may still use it.
+const KEPT_MS: i64 = 60 * 60 * 1000;
+
+/// The table.
+pub(super) struct Table {
+    ttl_ms: i64,
+    state: RwLock<State>,
+    /// Whether the topic was read to its end.
+    read: watch::Sender<bool>,
+}
+
+struct State {
+    cache: Cache<Entry>,
+    /// When each record was written, by its key.
+    records: HashMap<String, i64>,
+    /// The labels of each entry, by the key of the entry, then by their own.
+    labels: HashMap<String, BTreeMap<String, PlanLabelView>>,
+    /// Entries without a vector: tenant, id and template.
+    without_vector: Vec<(String, String, String)>,
+    /// Entries for the index outside the process: tenant and id; and ids that were removed.
+    unindexed: Vec<(String, String)>,
+    removed: Vec<String>,
+    /// Vectors of entries, for that index, by tenant and id. Empty without such an index.
+    vectors: HashMap<(String, String), Vector>,
+    indexed_outside: bool,
+}
+
+/// The entries that an index outside the process does not have yet, and the ids of those that it should not have any more.
+#[derive(Default)]
+pub(super) struct Unindexed {
+    pub(super) entries: Vec<(String, String, Vector)>,
+    pub(super) removed: Vec<String>,
+}
+
+impl Table {
+    /// An empty table. `indexed_outside`: an index outside the process follows it.
+    pub(super) fn new(plans: Plans, indexed_outside: bool) -> Self {
+        let ttl_ms = i64::try_from(plans.ttl.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            ttl_ms,
+            state: RwLock::new(State::new(plans.threshold, ttl_ms, indexed_outside)),
+            read: watch::Sender::new(false),
+        }
+    }
+
+    /// Forgets all: the topic is read from its start.
+    pub(super) fn reset(&self, threshold: f64) {
+        let mut state = self.state.write();
+        let indexed_outside = state.indexed_outside;
+        *state = State::new(threshold, self.ttl_ms, indexed_outside);
+    }
+
+    /// The cache.
+    pub(super) fn cache(&self) -> Reading<'_> {
+        Reading(self.state.read())
+    }
+
+    /// How long an entry is used.
+    pub(super) fn ttl_ms(&self) -> i64 {
+        self.ttl_ms
+    }
+
+    /// The topic was read to its end.
+    pub(super) fn set_read(&self) {
+        self.read.send_if_modified(|read| !std::mem::replace(read, true));
+    }
+
+    /// Waits until the topic was read to its end once, for `limit` at most.
+    pub(super) async fn wait_read(&self, limit: Duration) {
+        let mut read = self.read.subscribe();
+        // Without an answer in time, what was read so far has to do.
+        let _ = tokio::time::timeout(limit, read.wait_for(|read| *read)).await;
+    }
+
+    /// Takes in a record of the topic.
+    pub(super) fn apply(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        catalog: &Arc<Catalog>,
+        bounds: &Bounds,
+    ) {
+        let Ok(name) = std::str::from_utf8(key) else {
+            return;
+        };
+        let mut state = self.state.write();
+        let Some(value) = value else {
+            state.forget(name);
+            return;
+        };
+        let Some(record) = PlanRecord::decode(value) else {
+            tracing::warn!("a record of `plans` cannot be read, and is left out");
+            return;
+        };
+        match record.kind.as_str() {
+            ENTRY => state.put(name, &record, catalog, bounds),
+            LABEL => state.label(name, &record),
+            // Of a later version.
+            _ => {}
+        }
+    }
+
+    /// Takes entries without a vector, at most `most`: tenant, id and template.
+    pub(super) fn take_without_vector(&self, most: usize) -> Vec<(String, String, String)> {
+        let mut state = self.state.write();
+        let waiting = state.without_vector.len();
+        state.without_vector.split_off(waiting.saturating_sub(most))
+    }
+
+    /// Whether entries wait for vectors.
+    pub(super) fn needs_vectors(&self) -> bool {
+        !self.state.read().without_vector.is_empty()
+    }
+
+    /// Sets the vectors of entries.
+    pub(super) fn set_vectors(&self, entries: Vec<(String, String, String)>, vectors: &[Vector]) {
+        let mut state = self.state.write();
+        for ((tenant, id, _), vector) in entries.into_iter().zip(vectors) {
+            if state.cache.set_vector(&tenant, &id, vector) && state.indexed_outside {
+                let of = (tenant, id);
+                state.vectors.insert(of.clone(), Arc::clone(vector));
+                state.unindexed.push(of);
+            }
+        }
+    }
+
+    /// Puts entries back that could not be embedded.
+    pub(super) fn put_back(&self, entries: Vec<(String, String, String)>) {
+        self.state.write().without_vector.extend(entries);
+    }
+
+    /// Takes changes for the index outside the process, at most `most` of each kind.
+    pub(super) fn take_unindexed(&self, most: usize) -> Unindexed {
+        let mut state = self.state.write();
+        let waiting = state.unindexed.len();
+        let taken = state.unindexed.split_off(waiting.saturating_sub(most));
+        let entries = taken.into_iter().filter_map(|of| {
+            let vector = state.vectors.get(&of).map(Arc::clone)?;
+            Some((of.0, of.1, vector))
+        });
+        let entries = entries.collect();
+        let gone = state.removed.len();
+        let removed = state.removed.split_off(gone.saturating_sub(most));
+        Unindexed { entries, removed }
+    }
+
+    /// Everything is to be indexed outside the process again.
+    pub(super) fn index_all(&self) {
+        let mut state = self.state.write();
+        state.unindexed = state.vectors.keys().cloned().collect();
+    }
+
+    /// Forgets what has expired, and returns the keys of records that the topic need not keep.
+    pub(super) fn expire(&self, now: Millis) -> Vec<String> {
+        let mut guard = self.state.write();
+        let state = &mut *guard;
+        state.cache.expire(now.0);
+        let before = now.0.saturating_sub(self.ttl_ms.saturating_add(KEPT_MS));
+        let records = &state.records;
+        let fresh = |key: &str| records.get(key).is_some_and(|at| *at >= before);
+        // A label is kept as long as its entry.
+        let old = |key: &&String| !fresh(key) && !entry_of(key).is_some_and(fresh);
+        let old: Vec<String> = records.keys().filter(old).cloned().collect();
+        for key in &old {
+            state.forget(key);
+        }
+        old
+    }
+}
+
+/// The table while nobody changes it.
+pub(super) struct Reading<'a>(RwLockReadGuard<'a, State>);
+
+impl Reading<'_> {
+    pub(super) fn cache(&self) -> &Cache<Entry> {
+        &self.0.cache
+    }
+
+    /// Whether a tenant has no entries.
+    pub(super) fn is_empty(&self, tenant: &str) -> bool {
+        self.0.cache.entries(tenant).next().is_none()
+    }
+
+    /// The labels of an entry by its key ([`crate::runs::entry_key`]), the newest first.
+    pub(super) fn labels(&self, key: &str) -> Vec<PlanLabelView> {
+        let labels = self.0.labels.get(key);
+        let mut labels: Vec<_> = labels.into_iter().flat_map(BTreeMap::values).cloned().collect();
+        labels.sort_by_key(|label| std::cmp::Reverse(label.at));
+        labels
+    }
+}
+
+impl State {
+    fn new(threshold: f64, ttl_ms: i64, indexed_outside: bool) -> Self {
+        Self {
+            cache: Cache::new(Settings {
+                ttl_ms,
+                threshold,
+                ..Settings::default()
+            }),
+            records: HashMap::new(),
+            labels: HashMap::new(),
+            without_vector: Vec::new(),
+            unindexed: Vec::new(),
+            removed: Vec::new(),
+            vectors: HashMap::new(),
+            indexed_outside,
+        }
+    }
+
+    fn put(&mut self, key: &str, record: &PlanRecord, catalog: &Arc<Catalog>, bounds: &Bounds) {
+        let Some(entry) = Entry::of_record(record) else {
+            tracing::warn!(entry = record.entry, "a cached plan cannot be read, and is left out");
+            return;
+        };
+        let (tenant, id) = (&record.tenant, &record.entry);
+        let known = self.cache.get(tenant, id);
+        let embedded = known.is_some_and(|known| known.template == entry.template);
+        let of_cache = EntryRecord {
+            template: entry.template.clone(),
+            key: example(&entry.template).key(),
+            at: record.at,
+            hash: entry.cached.hash.clone(),
+            shape: shape(&entry.plan, &entry.cached.slots),
+            red: entry.is_red(catalog, bounds),
+            fixed: entry.fixed(),
+            vector: None,
+            payload: Arc::new(entry),
+        };
+        self.cache
+            .apply(key.as_bytes(), Some(CacheRecord::Entry(of_cache)));
+        self.records.insert(key.to_owned(), record.at);
+        if !embedded {
+            let wants = (tenant.clone(), id.clone(), record.template.clone());
+            self.without_vector.push(wants);
+        }
+    }
+
+    fn label(&mut self, key: &str, record: &PlanRecord) {
+        let label: PlanLabel = match serde_json::from_str(&record.body) {
+            Ok(label) => label,
+            Err(error) => {
+                tracing::warn!(entry = record.entry, %error, "a label of a cached plan cannot be read, and is left out");
+                return;
+            }
+        };
+        let of_cache = LabelRecord {
+            key: example(&record.template).key(),
+            at: record.at,
+            score: label.score,
+            evidence: label.evidence,
+            hash: label.hash,
+            agrees: label.agrees,
+        };
+        self.cache
+            .apply(key.as_bytes(), Some(CacheRecord::Label(of_cache)));
+        self.records.insert(key.to_owned(), record.at);
+        let Some(entry) = entry_of(key) else {
+            return;
+        };
+        let view = PlanLabelView {
+            template: record.template.clone(),
+            score: label.score,
+            agrees: label.agrees,
+            at: Millis(record.at),
+        };
+        let labels = self.labels.entry(entry.to_owned()).or_default();
+        labels.insert(key.to_owned(), view);
+    }
+
+    fn forget(&mut self, key: &str) {
+        self.cache.apply(key.as_bytes(), None);
+        self.records.remove(key);
+        if let Some(entry) = entry_of(key) {
+            if let Some(labels) = self.labels.get_mut(entry) {
+                labels.remove(key);
+                if labels.is_empty() {
+                    self.labels.remove(entry);
+                }
+            }
+        } else if self.indexed_outside
+            && let Some((tenant, id)) = key.split_once(SEPARATOR)
+            && self.vectors.remove(&(tenant.to_owned(), id.to_owned())).is_some()
+        {
+            self.removed.push(id.to_owned());
+        }
+    }
+}
+
+/// Between the parts of a key.
+const SEPARATOR: char = '\u{1f}';
+
+/// The key of the entry of a label; `None`: it is the key of an entry.
+fn entry_of(key: &str) -> Option<&str> {
+    let mut separators = key.match_indices(SEPARATOR).skip(1);
+    separators.next().map(|(at, _)| &key[..at])
+}
