@@ -78,7 +78,7 @@ async fn decide(limiter: &Limiter, subject: &Subject) {
     let ask = Ask::items(subject, || [127, 0, 0, 1].into(), ["order.paid"]);
     let taken = limiter.take(&ask).await;
     for decision in [&entered, &taken] {
-        assert!(matches!(decision.outcome, Outcome::Taken { .. }));
+        assert!(matches!(decision.outcome, Outcome::Granted { .. }));
     }
 }
 

@@ -217,7 +217,7 @@ impl Room {
 pub(super) enum Verdict {
     /// The maximum number of requests is in flight; nothing was taken.
     Busy,
-    Taken {
+    Granted {
         /// The granted items of each run.
         runs: Runs,
         /// The room in each window.

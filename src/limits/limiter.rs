@@ -70,7 +70,7 @@ pub struct Decision {
 #[derive(Debug)]
 pub enum Outcome {
     /// Some of its items are granted, or all, or none.
-    Taken {
+    Granted {
         /// The granted items, in order.
         grants: Grants,
         /// Held while the request is in flight, if that was requested and items are granted, or no items were requested.
@@ -196,7 +196,7 @@ impl Limiter {
                     decision.tightest = Some(busy(limit));
                     return decision;
                 }
-                Verdict::Taken {
+                Verdict::Granted {
                     runs: granted,
                     rooms,
                 } => {
@@ -220,7 +220,7 @@ impl Limiter {
                 }
             }
         }
-        decision.outcome = Outcome::Taken {
+        decision.outcome = Outcome::Granted {
             grants: Grants::new(&ask.runs, &runs),
             lease,
         };
@@ -284,7 +284,7 @@ impl Inner {
         };
         let mut verdict = self.memory.take(group, runs, &bounds, self.clock.now());
         let mut lease = None;
-        if let Verdict::Taken { runs, rooms } = &mut verdict {
+        if let Verdict::Granted { runs, rooms } = &mut verdict {
             lease = self.counted(group, runs);
             unlimited(rooms, &plan.here);
         }
@@ -329,7 +329,7 @@ impl Inner {
         }
         // Both must agree: this node's share, and a Redis that does not know yet what happened before.
         let here = self.decide_here(group, runs, plan, false);
-        let Verdict::Taken {
+        let Verdict::Granted {
             runs: granted,
             rooms,
         } = here.verdict
@@ -337,7 +337,7 @@ impl Inner {
             return Some(here);
         };
         if !runs.is_empty() && granted.iter().all(|run| run.count == 0) {
-            let verdict = Verdict::Taken {
+            let verdict = Verdict::Granted {
                 runs: granted,
                 rooms,
             };
@@ -349,7 +349,7 @@ impl Inner {
             .take(group, &granted, &plan.there, &owed, id.unwrap_or(0), until)
             .await;
         match there {
-            Some(Verdict::Taken {
+            Some(Verdict::Granted {
                 runs: granted,
                 rooms: there,
             }) => {
@@ -366,7 +366,7 @@ impl Inner {
                         *room = Room::UNLIMITED;
                     }
                 }
-                let verdict = Verdict::Taken {
+                let verdict = Verdict::Granted {
                     runs: granted,
                     rooms,
                 };
@@ -423,7 +423,7 @@ impl Inner {
                 self.memory.owe(group, &owed);
                 false
             }
-            Verdict::Taken {
+            Verdict::Granted {
                 runs: granted,
                 rooms,
             } => {

@@ -156,7 +156,7 @@ impl Memory {
                 }
             }
         }
-        Verdict::Taken {
+        Verdict::Granted {
             runs: granted,
             rooms,
         }
@@ -323,7 +323,7 @@ mod tests {
             for (step, runs) in asks {
                 now += step;
                 let runs: Vec<_> = runs.into_iter().map(|(of, count)| Run { of, count }).collect();
-                let Verdict::Taken { runs: granted, rooms } = memory.take(&group, &runs, &bounds, Millis(now)) else {
+                let Verdict::Granted { runs: granted, rooms } = memory.take(&group, &runs, &bounds, Millis(now)) else {
                     panic!("busy");
                 };
                 for (wanted, granted) in runs.iter().zip(&granted) {
@@ -394,7 +394,7 @@ mod tests {
                 report: None,
             };
             match memory.take(&group, &runs(9), &bounds, Millis(at)) {
-                Verdict::Taken { runs, rooms } => (runs[0].count, rooms[0].wait_ms),
+                Verdict::Granted { runs, rooms } => (runs[0].count, rooms[0].wait_ms),
                 Verdict::Busy => panic!("busy"),
             }
         };
@@ -444,7 +444,7 @@ mod tests {
             let mut group = group(&[(3, 60, 0)]);
             Arc::make_mut(&mut group.windows)[0].key = name.into();
             match memory.take(&group, &[Run { of: 0, count }], &bounds, Millis(now)) {
-                Verdict::Taken { runs, .. } => runs[0].count,
+                Verdict::Granted { runs, .. } => runs[0].count,
                 Verdict::Busy => panic!("busy"),
             }
         };

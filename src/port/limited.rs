@@ -211,7 +211,7 @@ impl Limiting {
         let decision = self.limiter.take(&ask).await;
         self.record_degraded(&decision);
         match (decision.outcome, decision.tightest) {
-            (Outcome::Taken { lease, .. }, _) => Ok(lease),
+            (Outcome::Granted { lease, .. }, _) => Ok(lease),
             (_, Some(standing)) if sender.enforced => {
                 self.meters.limited_concurrency.increment(1);
                 let detail = format!(
@@ -274,12 +274,12 @@ impl Limiting {
             counter.increment(over);
         }
         match (decision.outcome, standing) {
-            (Outcome::Taken { grants, .. }, Some(standing)) => {
+            (Outcome::Granted { grants, .. }, Some(standing)) => {
                 Rated::Counted(grants, Arc::new(standing))
             }
             (Outcome::Unavailable(policy), _) => Rated::Unavailable(policy),
             // Nothing is limited now. Nothing here can be busy, because no concurrency was requested.
-            (Outcome::Taken { .. } | Outcome::Busy, _) => Rated::All,
+            (Outcome::Granted { .. } | Outcome::Busy, _) => Rated::All,
         }
     }
 
@@ -392,7 +392,7 @@ impl Limiting {
 /// The number of items that a decision refuses.
 fn refused(outcome: &Outcome) -> u64 {
     match outcome {
-        Outcome::Taken { grants, .. } => u64::from(grants.requested() - grants.count()),
+        Outcome::Granted { grants, .. } => u64::from(grants.requested() - grants.count()),
         Outcome::Busy | Outcome::Unavailable(_) => 0,
     }
 }

@@ -304,9 +304,9 @@ impl Dispatch {
         let decision = self.parts.limiter.take(&ask).await;
         let wait_ms = decision.tightest.map_or(0, |tightest| tightest.wait_ms);
         match decision.outcome {
-            Outcome::Taken { grants, lease } if grants.all() => Ok(lease),
+            Outcome::Granted { grants, lease } if grants.all() => Ok(lease),
             Outcome::Busy => Err(tool.busy()),
-            Outcome::Taken { .. } | Outcome::Unavailable(_) => {
+            Outcome::Granted { .. } | Outcome::Unavailable(_) => {
                 let spacing = settings.rate_spacing_ms().unwrap_or(CONTROL_SPACING_MS);
                 Err(tool.hold(Cow::Borrowed("rate_limited"), wait_ms, spacing))
             }

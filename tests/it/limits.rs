@@ -96,14 +96,14 @@ fn degraded(decision: &Decision) -> bool {
 
 fn count(decision: &Decision) -> u32 {
     match &decision.outcome {
-        Outcome::Taken { grants, .. } => grants.count(),
+        Outcome::Granted { grants, .. } => grants.count(),
         other => panic!("{other:?}"),
     }
 }
 
 fn lease(decision: Decision) -> Option<Lease> {
     match decision.outcome {
-        Outcome::Taken { lease, .. } => lease,
+        Outcome::Granted { lease, .. } => lease,
         _ => None,
     }
 }
@@ -120,7 +120,7 @@ async fn all_policies_hold_and_the_tightest_is_told() {
     let types = ["a", "b", "a", "a", "a", "b"];
     let ask = items(&policies, types);
     let decision = limiter.take(&ask).await;
-    let Outcome::Taken { grants, .. } = &decision.outcome else {
+    let Outcome::Granted { grants, .. } = &decision.outcome else {
         panic!("{decision:?}");
     };
     let passed: Vec<_> = grants.each().collect();

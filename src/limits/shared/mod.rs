@@ -234,7 +234,7 @@ fn read(answer: &[i64], runs: &[Run], windows: usize) -> Option<ScriptAnswer> {
         wait_ms: ms(room[1]),
         full_ms: ms(room[2]),
     });
-    let verdict = Verdict::Taken {
+    let verdict = Verdict::Granted {
         runs: runs.collect(),
         rooms: rooms.collect(),
     };

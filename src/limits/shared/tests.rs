@@ -222,7 +222,7 @@ async fn two_nodes_under_load_never_pass_a_limit_in_any_window() {
                     .decide(&group, &runs, &[true; 2], &[0; 2], 0, late)
                     .await;
                 let decided = decided.unwrap();
-                let Verdict::Taken { runs, .. } = decided.verdict else {
+                let Verdict::Granted { runs, .. } = decided.verdict else {
                     panic!("busy");
                 };
                 refused.fetch_add(i64::from(runs[0].count < count), Ordering::Relaxed);
@@ -264,7 +264,7 @@ async fn keys_expire_by_themselves() {
     let runs = [Run { of: 0, count: 3 }];
     let late = Instant::now() + Duration::from_secs(5);
     let verdict = shared.take(&group, &runs, &[true], &[0], 1, late).await;
-    let Some(Verdict::Taken { runs: granted, .. }) = verdict else {
+    let Some(Verdict::Granted { runs: granted, .. }) = verdict else {
         panic!("{verdict:?}");
     };
     assert_eq!(granted[0].count, 2);
