@@ -120,6 +120,7 @@ fn one(plan: &Arc<CompiledPlan>, params: &Json, given: &Json, output: &Json) -> 
         source: "workflow".into(),
         hash: String::new(),
         plan: given.clone(),
+        found: Box::default(),
     };
     let (mut run, effects) = start(Arc::clone(plan), started, ready, &env);
     let mut records = effects.events.len();

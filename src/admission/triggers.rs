@@ -3,7 +3,7 @@
 //! The identity of the run is `["trigger", tenant, workflow, source, id]`: whatever is admitted again, or redriven, starts nothing twice.
 //! A trigger that fails leaves the event admitted and becomes a dead letter of the stage `trigger.{workflow}`; redriven, it runs alone.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -260,6 +260,8 @@ fn command(
         depth: cause.depth + 1,
         from_ingress: false,
         retry: None,
+        slots: BTreeMap::new(),
+        found: None,
     };
     let body = start.encode().map_err(|_| {
         let message = format!("a start with its plan and tools may have {RECORD_MAX} bytes");

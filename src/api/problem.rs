@@ -59,6 +59,8 @@ codes! {
         "The plan is not valid; `detail` says what is wrong, with the step.";
     INVALID_INPUT = 400 "invalid_input",
         "The input of a decision is not what the tool's `input_schema` allows, or it is too large.";
+    PLAN_REQUIRED = 400 "plan_required",
+        "An approval of kind `plan` is approved with a plan.";
     UNAUTHORIZED = 401 "unauthorized",
         "There is no `Authorization: Bearer` header.";
     INVALID_KEY = 401 "invalid_key",
@@ -124,8 +126,8 @@ codes! {
     NOT_ENDED = 409 "not_ended",
         "The run has not ended: only a run that has ended can be repeated, or judged by feedback.";
     INVALID_RETRY = 409 "invalid_retry",
-        "The run cannot be repeated in this way: none of its compensations failed, it only repeats compensations of another run, or a \
-         later run has taken over its steps, and is the one to repeat.";
+        "The run cannot be repeated in this way: none of its compensations failed, it only repeats compensations of another run, a \
+         later run has taken over its steps, and is the one to repeat, or it is that of a goal that had no plan.";
     NOT_PAUSED = 409 "not_paused",
         "The run is not paused.";
     APPROVAL_NOT_OPEN = 409 "approval_not_open",

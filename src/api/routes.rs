@@ -23,7 +23,7 @@ use super::{
         INVALID_SIGNATURE, INVALID_TIMESTAMP, INVALID_UTF8, LIMITER_UNAVAILABLE, LOG_UNAVAILABLE,
         MISSING_FIELD, MISSING_HEADER, MISSING_SIGNATURE, MISSING_TIMESTAMP, NAME_TAKEN, NOT_ENDED,
         NOT_FOUND, NOT_PAUSED, OMNILINK_DISABLED, OUTPUT_TOO_LARGE, OVERLOADED, PARTITION_COUNT,
-        POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED, REBUILD_RUNNING, REDRIVE_RUNNING,
+        PLAN_REQUIRED, POSTGRES_UNAVAILABLE, RATE_LIMIT_EXCEEDED, REBUILD_RUNNING, REDRIVE_RUNNING,
         REFERENCE_NOT_ALLOWED, REQUEST_TIMEOUT, RUN_COMPENSATING, RUN_ENDED, RUN_ENDING,
         SELF_APPROVAL, STALE_LEASE, STALE_TIMESTAMP, TOO_MANY_SIGNALS, UNKNOWN_ENTITY,
         UNKNOWN_LETTER, UNKNOWN_PROJECTION, UNKNOWN_SOURCE, UNKNOWN_TOOL, UNKNOWN_TOPIC,
@@ -694,8 +694,9 @@ routes! {
         .closed_by(Gate::Starts)
         .describe(
             "An approval is `approved` or `denied`; an incident is decided with `retry`, `skip` or `fail`. Neither the principal that \
-             requested the run nor the user it acted for may decide its approvals. With `input_hash` the decision only applies to the \
-             input that was shown. The same decision again by the same person is answered with 200 and has no further effect.",
+             requested the run nor the user it acted for may decide its approvals of kind `step` and `run`. An approval of kind `plan` is \
+             approved with a `plan`. With `input_hash` the decision only applies to the input that was shown. The same decision again \
+             by the same person is answered with 200 and has no further effect.",
         )
         .path_parameters(&[Parameter {
             name: "id",
@@ -706,8 +707,8 @@ routes! {
         .body::<DecideApproval>(&[Content::json::<DecideApproval>(JSON, examples::DECIDE_APPROVAL)])
         .answers(CONTROLLED)
         .codes(&[
-            &MISSING_FIELD, &INVALID_INPUT, &OUTPUT_TOO_LARGE, &SELF_APPROVAL, &NOT_FOUND, &RUN_ENDED, &APPROVAL_NOT_OPEN, &INVALID_DECISION, &INPUT_CHANGED,
-            &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
+            &MISSING_FIELD, &INVALID_INPUT, &INVALID_PLAN, &PLAN_REQUIRED, &OUTPUT_TOO_LARGE, &SELF_APPROVAL, &NOT_FOUND, &RUN_ENDED,
+            &APPROVAL_NOT_OPEN, &INVALID_DECISION, &INPUT_CHANGED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
 
     ListPlans = Route::new(Get, "/v1/plans", Plans, "List cached plans")

@@ -203,8 +203,8 @@ mod tests {
         assert_eq!(
             RunAction::ALL.map(fits),
             [
-                "queued running waiting_approval paused",
-                "queued running waiting_approval compensating",
+                "queued planning running waiting_approval paused",
+                "queued planning running waiting_approval compensating",
                 "paused",
                 "succeeded failed denied cancelled"
             ]

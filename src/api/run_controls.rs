@@ -97,6 +97,10 @@ pub struct DecideApproval {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     pub output: Option<Box<RawValue>>,
+    /// With `approved`, for an approval of kind `plan`: the plan of the run, which is checked like that of a start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Value>")]
+    pub plan: Option<Box<RawValue>>,
 }
 
 /// The possible decisions.

@@ -400,6 +400,8 @@ impl RunRecordView {
         let mut fields: Map<String, Value> = serde_json::from_str(&row.record)?;
         // The type has its own column.
         fields.remove("type");
+        // Sealed values are of no use to readers.
+        fields.remove("sealed");
         Ok(Self {
             run_id: run_id.to_owned(),
             seq: row.seq,

@@ -1,5 +1,7 @@
 //! `omnilink approvals`: lists, shows and decides approvals and incidents.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use clap::{ValueEnum, builder::PossibleValuesParser};
 use hyper::{Method, StatusCode};
@@ -9,7 +11,7 @@ use super::{
     Global,
     client::Client,
     output,
-    runs::{Text, control, json_text, of_tenant, text},
+    runs::{Text, control, json_text, of_tenant, read, text},
 };
 use crate::api::run_controls::{DecideApproval, DecisionMade};
 
@@ -102,9 +104,10 @@ pub(super) struct Deny {
   omnilink approvals decide 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.9 retry --reason 'the bank is back'
   omnilink approvals decide 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.9 skip --output '{\"paid\": true}' --reason 'paid by hand'
   omnilink approvals decide 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.9 fail
+  omnilink approvals decide 7dbd6d41-6f85-5f7b-98af-6637f5372c2e.4 approved --plan plan.json
 
-An incident (a step whose attempts have all failed) is decided with retry, skip or fail, an approval with approved or denied. The key
-needs the permission `approvals:decide`.")]
+An incident (a step whose attempts have all failed) is decided with retry, skip or fail, an approval with approved or denied, one of
+kind `plan` (a goal without a plan) with approved and a plan, or denied. The key needs the permission `approvals:decide`.")]
 pub(super) struct Decide {
     #[command(flatten)]
     approval: Named,
@@ -119,6 +122,9 @@ pub(super) struct Decide {
     /// With skip, the output of the step: JSON [default: null]
     #[arg(long, value_name = "JSON", value_parser = json_text)]
     output: Option<Text>,
+    /// With approved, a file with the plan of a goal: JSON
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "output"])]
+    plan: Option<PathBuf>,
 }
 
 /// An approval and its tenant.
@@ -182,18 +188,23 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
             Command::List(args) => list(global, &client, &args).await,
             Command::Show(args) => show(global, &client, &args.approval).await,
             Command::Approve(args) => {
-                let input = args.input.map(Text::into_raw);
-                let made = (DecisionMade::Approved, input, None);
+                let made = Made {
+                    input: args.input.map(Text::into_raw),
+                    ..Made::of(DecisionMade::Approved)
+                };
                 decide(global, &client, &args.approval, made, args.how).await
             }
             Command::Deny(args) => {
-                let made = (DecisionMade::Denied, None, None);
+                let made = Made::of(DecisionMade::Denied);
                 decide(global, &client, &args.approval, made, args.how).await
             }
             Command::Decide(args) => {
-                let input = args.input.map(Text::into_raw);
-                let output = args.output.map(Text::into_raw);
-                let made = (args.decision.made(), input, output);
+                let made = Made {
+                    decision: args.decision.made(),
+                    input: args.input.map(Text::into_raw),
+                    output: args.output.map(Text::into_raw),
+                    plan: args.plan.as_deref().map(read).transpose()?,
+                };
                 decide(global, &client, &args.approval, made, args.how).await
             }
         }
@@ -302,6 +313,10 @@ fn described(approval: &Value) -> Vec<String> {
         lines.push(String::new());
         if approval["kind"] == "incident" {
             lines.push(format!("omnilink approvals decide {id} retry|skip|fail"));
+        } else if approval["kind"] == "plan" {
+            let approve = "approved --plan FILE";
+            lines.push(format!("omnilink approvals decide {id} {approve}"));
+            lines.push(format!("omnilink approvals deny {id} --reason TEXT"));
         } else {
             lines.push(format!(
                 "omnilink approvals approve {id} --input-hash {hash}"
@@ -312,21 +327,39 @@ fn described(approval: &Value) -> Vec<String> {
     lines
 }
 
-type Made = (DecisionMade, Option<Box<RawValue>>, Option<Box<RawValue>>);
+/// A decision, and what comes with it.
+struct Made {
+    decision: DecisionMade,
+    input: Option<Box<RawValue>>,
+    output: Option<Box<RawValue>>,
+    plan: Option<Box<RawValue>>,
+}
+
+impl Made {
+    fn of(decision: DecisionMade) -> Self {
+        Self {
+            decision,
+            input: None,
+            output: None,
+            plan: None,
+        }
+    }
+}
 
 async fn decide(
     global: &Global,
     client: &Client,
     named: &Named,
-    (decision, input, output): Made,
+    made: Made,
     how: How,
 ) -> anyhow::Result<()> {
     let body = DecideApproval {
-        decision: Some(decision),
+        decision: Some(made.decision),
         reason: how.reason,
         input_hash: how.input_hash,
-        input,
-        output,
+        input: made.input,
+        output: made.output,
+        plan: made.plan,
     };
     let tenant = of_tenant(named.tenant.as_deref());
     // An id needs no encoding: it consists of digits, letters, dashes and a dot.
@@ -358,6 +391,12 @@ mod tests {
         assert_eq!(
             described(&approval).last().unwrap(),
             "omnilink approvals decide r.4 retry|skip|fail"
+        );
+        approval["kind"] = "plan".into();
+        let lines = described(&approval);
+        assert_eq!(
+            lines[lines.len() - 2],
+            "omnilink approvals decide r.4 approved --plan FILE"
         );
         approval["status"] = "approved".into();
         assert_eq!(described(&approval).last().unwrap(), "  }");

@@ -1,7 +1,11 @@
 //! Controls from people and other systems: the bodies of records of kinds `cancel`, `pause`, `resume`, `signal`, `decision`.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::start::Planned;
 use crate::runs::{Decision, Json};
 
 /// The kind of records that cancel a run.
@@ -37,7 +41,7 @@ pub struct Signal {
 }
 
 /// A decision about an approval or an incident.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Decide {
     /// The `seq` of the record that requested the decision: the id of an approval is `RUN_ID.SEQ`.
     pub approval: u64,
@@ -52,6 +56,19 @@ pub struct Decide {
     /// For `approved` a changed input, for `skip` the output of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Json>,
+    /// For `approved` of an approval of kind `plan`: the plan of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Box<DecidedPlan>>,
+}
+
+/// A plan that a person gives.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DecidedPlan {
+    /// The plan.
+    pub planned: Planned,
+    /// The definitions of the tools that it calls, as in a start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tools: BTreeMap<String, Box<RawValue>>,
 }
 
 const fn yes() -> bool {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
 use super::Command;
 use crate::envelope::Event;
 use crate::runs::{Reused, Undo};
+
+pub use crate::runs::{GuardianReport, GuardianVerdict};
 
 /// The maximum size of the body, in bytes.
 pub const RECORD_MAX: usize = 512 * 1024;
@@ -95,6 +97,35 @@ pub struct Start {
     /// If it is a retry: what it takes over from the retried run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Box<Retry>>,
+    /// Of a goal: the values of `slots.NAME` in expressions, once they are known. Personal data are placeholders (`{EMAIL_1}`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Value>,
+    /// Of a goal: how its plan was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Box<FoundPlan>>,
+}
+
+/// How the plan of a goal was found.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct FoundPlan {
+    /// The template of the goal: the plan is cached under it when the run succeeds. `None`: it is not cached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The id of the cache entry that the plan comes from. It is forgotten if the run does not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// Steps that need a person's approval, with the codes of the reasons.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub red: BTreeMap<String, Vec<String>>,
+}
+
+impl FoundPlan {
+    /// Nothing is known.
+    pub const NONE: Self = Self {
+        template: None,
+        entry: None,
+        red: BTreeMap::new(),
+    };
 }
 
 /// The retry of another run.
@@ -156,36 +187,6 @@ pub struct WorkflowVersion {
     /// The workflow has `on_exhausted: hold`: an incident is opened when all attempts of a step are used up.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hold: bool,
-}
-
-/// What the guardian found in a goal (`docs/guardian.md`).
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct GuardianReport {
-    /// Its decision.
-    pub verdict: GuardianVerdict,
-    /// The score for prompt injection, from 0 to 1.
-    pub score: f64,
-    /// The codes of the patterns that it found.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub patterns: Vec<String>,
-    /// How many values were replaced by placeholders, by kind (`EMAIL`).
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub redacted: BTreeMap<String, u32>,
-    /// Why it could not check everything, such as `guardian_llm_unavailable`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub degraded: Vec<String>,
-}
-
-/// The guardian's decision.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GuardianVerdict {
-    /// The goal is planned.
-    Pass,
-    /// It is planned, and a person must approve the run before its first step.
-    Flagged,
-    /// The run ends `denied`.
-    Denied,
 }
 
 /// A plan and its source.
@@ -398,6 +399,8 @@ mod tests {
             depth: 0,
             from_ingress: false,
             retry: None,
+            slots: BTreeMap::new(),
+            found: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The start record of a run that a time starts.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -84,6 +86,8 @@ pub(super) fn command(
         depth: 0,
         from_ingress: false,
         retry: None,
+        slots: BTreeMap::new(),
+        found: None,
     };
     let body = start
         .encode()

@@ -1,15 +1,17 @@
 //! The events of a run, which are the records of its history (docs/runs.md). The state of a run follows from them alone.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     error::StepError,
+    guardian::GuardianReport,
     json::{Json, present},
     retry::{Reused, Undo},
 };
-use crate::base::clock::Millis;
+use crate::{base::clock::Millis, plans::jcs};
 
 /// Which of a step's two calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -40,8 +42,22 @@ pub enum ApprovalKind {
     Step,
     /// Whether the run may begin.
     Run,
+    /// There is no plan for the goal: the decision gives one.
+    Plan,
     /// What to do with a step whose attempts have all failed.
     Incident,
+}
+
+impl ApprovalKind {
+    /// Its name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Run => "run",
+            Self::Plan => "plan",
+            Self::Incident => "incident",
+        }
+    }
 }
 
 /// How risky a step is.
@@ -122,6 +138,19 @@ pub struct Decided {
         deserialize_with = "present"
     )]
     pub value: Option<Json>,
+    /// For `approved` of an approval of kind `plan`: the hash of the plan, which the next record contains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_hash: Option<String>,
+}
+
+impl Decided {
+    /// A hash of what came with the decision: equal for equal decisions.
+    pub fn given(&self) -> Option<String> {
+        let value = self.value.as_ref();
+        value
+            .map(|value| jcs::hash(&value.value()))
+            .or_else(|| self.plan_hash.clone())
+    }
 }
 
 /// The result of a compensation.
@@ -164,6 +193,9 @@ pub struct Started {
     pub goal: Option<String>,
     /// The parameters.
     pub params: Json,
+    /// Of a goal: the values of the placeholders, sealed with `secret_key`. The port never shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
     /// Who asked for it.
     pub principal: String,
     /// The user whom the principal acted for.
@@ -199,6 +231,7 @@ impl Started {
             workflow: None,
             goal: None,
             params,
+            sealed: None,
             principal: principal.into(),
             on_behalf_of: None,
             received_at,
@@ -240,6 +273,44 @@ pub struct PlanReady {
     pub hash: String,
     /// The plan, as given.
     pub plan: Json,
+    /// What else is known about the plan of a goal.
+    #[serde(flatten)]
+    pub found: Box<Found>,
+}
+
+/// What is known about the plan of a goal.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// The workflow, if the plan is that of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowVersion>,
+    /// The params instead of those of the goal: a workflow's, bound to the slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Json>,
+    /// The values of `slots.NAME` in expressions. Personal data are placeholders (`{EMAIL_1}`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Value>,
+    /// The template of the goal: the plan is cached under it when the run succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The id of the cache entry that the plan comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    /// How similar the goal is to that of the entry or the example, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Steps that need a person's approval, with the codes of the reasons.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub red: BTreeMap<String, Vec<String>>,
+    /// What each stage of the lookup decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookup: Option<Json>,
+    /// The tokens and the cost of the language model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Json>,
+    /// What was not available, such as `embeddings_unavailable`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub degraded: Vec<String>,
 }
 
 /// A record of a run's history.
@@ -252,6 +323,10 @@ pub struct PlanReady {
 pub enum Event {
     /// The first record.
     RunStarted(Box<Started>),
+    /// What the guardian found in the goal.
+    GuardianChecked(Box<GuardianReport>),
+    /// A planner is asked for a plan. The number of this record is that of the request.
+    PlanRequested,
     /// The plan of the run.
     PlanReady(Box<PlanReady>),
     /// A decision is requested; the approval's number is the `seq` of this record.
@@ -397,6 +472,8 @@ impl Event {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::RunStarted(_) => "run_started",
+            Self::GuardianChecked(_) => "guardian_checked",
+            Self::PlanRequested => "plan_requested",
             Self::PlanReady(_) => "plan_ready",
             Self::ApprovalRequested(_) => "approval_requested",
             Self::ApprovalDecided(_) => "approval_decided",

@@ -4,6 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `error` | why a call failed |
+//! | `guardian` | what the guardian found in a goal |
 //! | `event` | the events of a run, one type for each kind of record |
 //! | `history` | a record of `runs` |
 //! | `step` | a record of `steps` |
@@ -15,6 +16,7 @@
 
 mod error;
 mod event;
+mod guardian;
 mod history;
 mod json;
 mod plan_record;
@@ -27,8 +29,9 @@ pub use self::{
     error::StepError,
     event::{
         ApprovalKind, ApprovalRequest, CallKind, CompensationResult, Decided, Decision, Event,
-        PlanReady, RiskLane, RunError, Started, WorkflowVersion,
+        Found, PlanReady, RiskLane, RunError, Started, WorkflowVersion,
     },
+    guardian::{GuardianReport, GuardianVerdict},
     history::RunRecord,
     json::{DEPTH_MAX, Json, Unreadable, depth, json_text, present, present_text, read_value},
     plan_record::{

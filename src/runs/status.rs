@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum RunStatus {
     /// It has not begun: `run_at` is in the future, or a control holds it.
     Queued,
+    /// A planner is asked for its plan.
+    Planning,
     /// Its steps are being carried out.
     Running,
     /// It waits for a decision, and for nothing else.
@@ -32,6 +34,7 @@ impl RunStatus {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
+            Self::Planning => "planning",
             Self::Running => "running",
             Self::WaitingApproval => "waiting_approval",
             Self::Paused => "paused",
@@ -46,8 +49,9 @@ impl RunStatus {
 
 impl RunStatus {
     /// All statuses.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Queued,
+        Self::Planning,
         Self::Running,
         Self::WaitingApproval,
         Self::Paused,

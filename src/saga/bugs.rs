@@ -31,12 +31,14 @@ pub enum Bug {
     ForgetsReused,
     /// A deadline takes precedence over a record that waits in the log.
     DeadlineBeforeRecords,
+    /// A second plan replaces the first.
+    SecondPlanReplaces,
 }
 
 #[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -50,6 +52,7 @@ impl Bug {
         Self::RepeatsReused,
         Self::ForgetsReused,
         Self::DeadlineBeforeRecords,
+        Self::SecondPlanReplaces,
     ];
 }
 

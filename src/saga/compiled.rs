@@ -1,6 +1,9 @@
 //! A plan that is ready to run: names resolved to indexes and tools, defaults filled in.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use serde_json::Value;
 
@@ -248,6 +251,20 @@ impl CompiledPlan {
             timeout_ms: run_ms,
             steps,
         })
+    }
+
+    /// The plan of a run that has none yet. Always the same one.
+    pub(super) fn none() -> Arc<Self> {
+        static NONE: LazyLock<Arc<CompiledPlan>> = LazyLock::new(|| {
+            Arc::new(CompiledPlan {
+                steps: Vec::new(),
+                output: None,
+                output_refers: Vec::new(),
+                timeout_ms: RUN_MS,
+                ids: HashMap::new(),
+            })
+        });
+        Arc::clone(&NONE)
     }
 
     /// The index of a step.

@@ -5,7 +5,6 @@ use super::run::{
     End, EndKind, Ending, KeptSignal, OUTCOME_UNKNOWN, Phase, Run, StepState, UndoPhase,
 };
 use crate::base::clock::Millis;
-use crate::plans::jcs;
 use crate::runs::{ApprovalKind, ApprovalRequest, CallKind, Decided, Decision, Event, StepError};
 
 impl Run {
@@ -16,6 +15,9 @@ impl Run {
             Event::ApprovalRequested(request) | Event::IncidentOpened(request) => {
                 let seq = self.seq;
                 self.begin(at);
+                if request.kind == ApprovalKind::Plan {
+                    self.person_plans();
+                }
                 let mut request = (**request).clone();
                 request.expires_at = self.on_run_clock(request.expires_at, at);
                 if let Some(step) = self.step_mut(request.step_id.as_deref()) {
@@ -264,8 +266,11 @@ impl Run {
                 self.held_since = None;
                 self.postpone_waiting(*held_ms);
             }
-            // A run is constructed with its start and its plan.
-            Event::RunStarted(_) | Event::PlanReady(_) | Event::Refused { .. } => {}
+            Event::GuardianChecked(report) => self.guardian_checked(report),
+            Event::PlanRequested => self.plan_requested(at),
+            Event::PlanReady(ready) => self.plan_is_ready(ready, at),
+            // A run is constructed with its start.
+            Event::RunStarted(_) | Event::Refused { .. } => {}
             Event::RunSucceeded { output } => self.end = Some(End::Succeeded(output.clone())),
             Event::RunFailed { error } => self.end = Some(End::Failed((**error).clone())),
             Event::RunDenied { error } => self.end = Some(End::Denied((**error).clone())),
@@ -283,7 +288,7 @@ impl Run {
     }
 
     /// The run leaves `queued`.
-    fn begin(&mut self, at: Millis) {
+    pub(super) fn begin(&mut self, at: Millis) {
         if self.begun_at.is_none() {
             self.begun_at = Some(at);
             let timeout = self.plan.0.timeout_ms;
@@ -327,7 +332,7 @@ impl Run {
 
     /// Converts a due time in a record written at `at`: during a pause the run's clock stands still, so the time since the pause
     /// began is subtracted.
-    fn on_run_clock(&self, due: Millis, at: Millis) -> Millis {
+    pub(super) fn on_run_clock(&self, due: Millis, at: Millis) -> Millis {
         match self.paused_at {
             Some(since) => Millis(due.0.saturating_sub(at.0 - since.0)),
             None => due,
@@ -349,8 +354,7 @@ impl Run {
         };
         let decision = (decided.decision, decided.by.clone());
         self.decided.insert(decided.approval, decision);
-        if let Some(value) = &decided.value {
-            let hash = jcs::hash(&value.value());
+        if let Some(hash) = decided.given() {
             self.decided_values.insert(decided.approval, hash);
         }
         let index = request
@@ -414,6 +418,7 @@ impl Run {
         later(&mut self.deadline);
         later(&mut self.held_since);
         later(&mut self.still_since);
+        later(&mut self.goal.due);
         for step in &mut self.steps {
             later(&mut step.due);
             later(&mut step.undo.due);

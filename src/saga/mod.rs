@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `compiled` | a plan that is ready to run |
 //! | `run`, `evolve` | the state, and how events change it |
+//! | `goal`, `planning` | the part of the state that only a goal has, and how events change it |
 //! | `stand_still` | deadlines that stand still while a control is in force |
 //! | `decide/` | how a run reacts to an input |
 //! | `risk` | the risk lanes |
@@ -19,7 +20,9 @@ mod compiled;
 mod decide;
 mod evolve;
 mod followers;
+mod goal;
 mod inspect;
+mod planning;
 mod process;
 mod risk;
 mod run;
@@ -31,7 +34,9 @@ mod tests;
 #[cfg(feature = "chaos")]
 pub use bugs::{Bug, plant};
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};
-pub use decide::{CallResult, Effects, Env, Hold, Input, Outcome, Refusal, decide, start};
+pub use decide::{
+    CallResult, Effects, Env, Hold, Input, NewPlan, Outcome, Refusal, decide, start, start_goal,
+};
 pub use followers::{Answer, Follower, Followers, Notice};
 pub use inspect::{Claimable, CompensationState, Execution};
 pub use process::{IDENTITY_MS, NAME, Sagas, Settings};

@@ -6,10 +6,12 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     bugs::{Bug, planted},
     compiled::CompiledPlan,
+    goal::Goal,
 };
 use crate::base::clock::Millis;
 use crate::runs::{
@@ -30,6 +32,9 @@ pub(super) const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 pub struct Run {
     pub(super) plan: SharedPlan,
     pub(super) started: Arc<Started>,
+    pub(super) goal: Goal,
+    /// The value of `slots` in expressions; null without a goal.
+    pub(super) slots: Arc<Value>,
     /// The number of its last record.
     pub(super) seq: u64,
     /// When it left `queued`.
@@ -246,6 +251,8 @@ impl Run {
             steps,
             plan: SharedPlan(plan),
             started,
+            goal: Goal::default(),
+            slots: Arc::default(),
             seq: 0,
             begun_at: None,
             deadline: None,
@@ -301,6 +308,9 @@ impl Run {
         if self.compensating {
             return RunStatus::Compensating;
         }
+        if self.goal.request.is_some() {
+            return RunStatus::Planning;
+        }
         let any = |phase: fn(Phase) -> bool| self.steps.iter().any(|step| phase(step.phase));
         if any(|phase| matches!(phase, Phase::Running | Phase::Retry)) {
             return RunStatus::Running;
@@ -341,13 +351,16 @@ impl Run {
             Some(_) => None,
             None => self.deadline.filter(|_| self.still_since.is_none()),
         };
+        let plan = self.goal.due.filter(|_| !held && self.ending.is_none());
         // `run_at` has passed once any step has begun.
         let untouched = self.begun_at.is_none()
+            && !held
             && self.ending.is_none()
             && self.approvals.is_empty()
             && !self.approved
             && self.steps.iter().all(StepState::is_untouched);
         let begin = self.started.run_at.filter(|_| untouched);
-        steps.chain(approvals).chain(run).chain(begin).min()
+        let all = steps.chain(approvals).chain(run);
+        all.chain(plan).chain(begin).min()
     }
 }

@@ -7,14 +7,16 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     compiled::CompiledPlan,
+    goal::Goal,
     run::{End, Ending, KeptSignal, Run, SharedPlan, StepState},
 };
 use crate::{
     base::clock::Millis,
-    runs::{ApprovalRequest, Decision, Json, Started},
+    runs::{ApprovalKind, ApprovalRequest, Decision, Json, Started},
     state::{CodecError, Versioned},
 };
 
@@ -63,6 +65,8 @@ pub struct Snapshot {
     compensating: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<End>,
+    #[serde(default, skip_serializing_if = "Goal::is_none")]
+    goal: Goal,
     /// The texts that are stored in separate rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     large: Vec<TextKey>,
@@ -126,15 +130,19 @@ impl Snapshot {
             ending: run.ending.clone(),
             compensating: run.compensating,
             end: run.end.clone(),
+            goal: run.goal.clone(),
             large: Vec::new(),
         }
         .without_approval_inputs()
     }
 
-    /// Removes the inputs of approvals: each is the input of the step or the params of the run, which are stored already.
+    /// Removes the inputs of approvals: each is the input of the step or the params of the run, which are stored already. That of an
+    /// approval of kind `plan` is not.
     fn without_approval_inputs(mut self) -> Self {
         for request in self.approvals.values_mut() {
-            request.input = Json::null();
+            if request.kind != ApprovalKind::Plan {
+                request.input = Json::null();
+            }
         }
         self
     }
@@ -177,9 +185,19 @@ impl Snapshot {
         self.timer.map(Millis)
     }
 
-    /// The run; `None` if the plan has a different number of steps.
-    pub fn restore(mut self, plan: Arc<CompiledPlan>, started: Arc<Started>) -> Option<Run> {
+    /// The run; `None` if the plan has a different number of steps. `plan`: `None` for a goal without a plan. `slots`: the value of
+    /// `slots` in expressions.
+    pub fn restore(
+        mut self,
+        plan: Option<Arc<CompiledPlan>>,
+        started: Arc<Started>,
+        slots: Arc<Value>,
+    ) -> Option<Run> {
+        let plan = plan.unwrap_or_else(CompiledPlan::none);
         for request in self.approvals.values_mut() {
+            if request.kind == ApprovalKind::Plan {
+                continue;
+            }
             let step = request.step_id.as_deref().and_then(|id| plan.index(id));
             let step = step.and_then(|index| self.steps.get(index));
             let shown =
@@ -190,6 +208,8 @@ impl Snapshot {
         (self.steps.len() == plan.steps.len()).then(|| Run {
             plan: SharedPlan(plan),
             started,
+            slots,
+            goal: self.goal,
             seq: self.seq,
             begun_at: ms(self.begun_at),
             deadline: ms(self.deadline),

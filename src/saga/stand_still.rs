@@ -33,7 +33,7 @@ impl Run {
             && compensation.is_some_and(|call| call.tool.worker == Worker::Claim)
     }
 
-    /// Postpones the deadlines of approvals, signals and claims.
+    /// Postpones the deadlines of approvals, signals, claims and plans.
     pub(super) fn postpone_waiting(&mut self, ms: i64) {
         for index in 0..self.steps.len() {
             let (own, undo) = (
@@ -51,6 +51,9 @@ impl Run {
             {
                 due.0 = due.0.saturating_add(ms);
             }
+        }
+        if let Some(due) = &mut self.goal.due {
+            due.0 = due.0.saturating_add(ms);
         }
         for approval in self.approvals.values_mut() {
             approval.expires_at.0 = approval.expires_at.0.saturating_add(ms);

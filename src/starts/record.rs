@@ -1,5 +1,7 @@
 //! Builds the start record of a checked request.
 
+use std::collections::BTreeMap;
+
 use super::{
     fault::too_large,
     fields::{StartFields, StartTarget},
@@ -107,6 +109,8 @@ impl Checked<'_> {
             depth: 0,
             from_ingress: key.is_none(),
             retry: None,
+            slots: BTreeMap::new(),
+            found: None,
         };
         let body = start
             .encode()

@@ -41,6 +41,8 @@ mod expenses_example;
 mod first_key;
 mod foreign_commands;
 mod formats;
+mod goals_people;
+mod goals_saga;
 mod guardian;
 mod how_to;
 mod how_to_runs;

@@ -1,5 +1,7 @@
 //! Simulates the saga processor on one thread, with an in-memory log and a manual clock: lanes crash, lose partitions and fail to
-//! commit, starts and results are duplicated and delayed, people and controls interfere. The seed determines everything.
+//! commit, starts, results and plans are duplicated and delayed, people and controls interfere. The seed determines everything.
+
+mod plans;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +23,10 @@ use omnilink::{
         memory::{Fault, MemberId, MemoryLog},
         topics::Names,
     },
+    plans::jcs,
     runs::{
-        ApprovalKind, CallKind, Decision, Event, RunRecord, StepCommand, TaskStateName, task_id,
+        ApprovalKind, CallKind, Decision, Event, PlanRequest, RunRecord, StepCommand,
+        TaskStateName, task_id,
     },
     saga::{Bug, Followers, NAME, Sagas, Settings, plant},
     stream::{
@@ -31,9 +35,9 @@ use omnilink::{
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::sagas::{PARTITIONS, command, result, start};
+use crate::support::sagas::{PARTITIONS, command, goal, result, start};
 
 const ACTIONS: usize = 120;
 /// The maximum number of attempts of each step.
@@ -67,9 +71,20 @@ struct World {
     calls: Vec<StepCommand>,
     /// Indexes in `calls` of calls without an answer yet.
     unanswered: BTreeSet<usize>,
+    /// Requests for plans.
+    requests: Vec<PlanRequest>,
+    /// Indexes in `requests` of requests without an answer yet.
+    unplanned: BTreeSet<usize>,
+    /// The plans of goals, with their tools, by run.
+    plans: BTreeMap<String, (Value, Vec<Value>)>,
+    /// Records of cached plans: the run of each plan, and the key of each that was forgotten.
+    cached: Vec<String>,
+    forgotten: Vec<String>,
     histories: BTreeMap<String, History>,
     steps: Box<dyn Reader>,
     runs: Box<dyn Reader>,
+    goals: Box<dyn Reader>,
+    cache: Box<dyn Reader>,
     letters: Box<dyn Reader>,
     version: u64,
     killed: bool,
@@ -97,6 +112,8 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             steps: reader(&names.steps),
             runs: reader(&names.runs),
+            goals: reader(&names.goals),
+            cache: reader(&names.plans),
             letters: reader(&names.dlq),
             clock,
             log,
@@ -105,6 +122,11 @@ impl World {
             starts: Vec::new(),
             calls: Vec::new(),
             unanswered: BTreeSet::new(),
+            requests: Vec::new(),
+            unplanned: BTreeSet::new(),
+            plans: BTreeMap::new(),
+            cached: Vec::new(),
+            forgotten: Vec::new(),
             histories: BTreeMap::new(),
             version: 0,
             killed: false,
@@ -186,7 +208,14 @@ impl World {
             step
         });
         let plan = json!({ "steps": steps.collect::<Vec<_>>() });
-        let started = start(&self.starts.len().to_string(), &plan, &tools, &json!({}));
+        let id = self.starts.len().to_string();
+        let started = if self.rng.random_ratio(1, 4) {
+            let started = goal(&id, "Do it", &json!({}));
+            self.plans.insert(started.0.clone(), (plan, tools));
+            started
+        } else {
+            start(&id, &plan, &tools, &json!({}))
+        };
         self.send(&started.1);
         self.starts.push(started);
     }
@@ -210,6 +239,7 @@ impl World {
             self.unanswered.insert(self.calls.len());
             self.calls.push(call);
         }
+        self.read_plans();
         self.runs.poll(Duration::ZERO, &mut records).unwrap();
         for fetched in records {
             let record = RunRecord::decode(fetched.record.value.as_deref().unwrap()).unwrap();
@@ -230,7 +260,9 @@ impl World {
                 }
                 Event::Paused { .. } => history.paused = true,
                 Event::Resumed { .. } => history.paused = false,
-                Event::StepScheduled { .. } | Event::CompensationScheduled { .. } => {
+                Event::StepScheduled { .. }
+                | Event::CompensationScheduled { .. }
+                | Event::PlanRequested => {
                     assert!(!history.paused, "a paused run schedules nothing");
                     let causation = record.causation.as_deref().unwrap_or_default();
                     Self::check_switch(&self.switched, causation);
@@ -255,7 +287,7 @@ impl World {
         let before = switches.and_then(|all| all.iter().rfind(|(at, _)| *at < offset));
         assert!(
             !before.is_some_and(|(_, on)| *on),
-            "a call goes while the kill switch is on: {causation}"
+            "a call or a request goes while the kill switch is on: {causation}"
         );
     }
 
@@ -290,15 +322,21 @@ impl World {
         let decisions = match kind {
             ApprovalKind::Incident if good => [Decision::Fail; 3],
             ApprovalKind::Incident => [Decision::Fail, Decision::Retry, Decision::Skip],
+            ApprovalKind::Plan if !good => [Decision::Approved, Decision::Denied, Decision::Denied],
             _ if good => [Decision::Approved; 3],
             _ => [Decision::Approved, Decision::Approved, Decision::Denied],
         };
         let decision = decisions.choose(&mut self.rng).unwrap();
-        let mut decided = command(
-            run,
-            "decision",
-            &json!({ "approval": approval, "decision": decision }),
-        );
+        let mut body = json!({ "approval": approval, "decision": decision });
+        if kind == ApprovalKind::Plan && *decision == Decision::Approved {
+            let (plan, tools) = &self.plans[run];
+            let tools = tools.iter();
+            let tools = tools.map(|tool| (tool["name"].as_str().unwrap().to_owned(), tool.clone()));
+            let planned = json!({ "source": "person", "hash": jcs::hash(plan), "steps": plan });
+            body["plan"] =
+                json!({ "planned": planned, "tools": tools.collect::<serde_json::Map<_, _>>() });
+        }
+        let mut decided = command(run, "decision", &body);
         decided.principal = "boss".into();
         self.send(&decided);
     }
@@ -405,6 +443,19 @@ impl World {
                     self.hold(*at);
                 }
             }
+            // A planner answers.
+            60..66 => {
+                self.read();
+                let open: Vec<_> = self.unplanned.iter().copied().collect();
+                if let Some(at) = open.choose(&mut self.rng) {
+                    self.plan(*at, false);
+                }
+            }
+            // An answer to any request: repeated, or late.
+            66..67 if !self.requests.is_empty() => {
+                let at = self.rng.random_range(0..self.requests.len());
+                self.plan(at, false);
+            }
             // An answer to any call: repeated, or late.
             22..25 if !self.calls.is_empty() => {
                 let at = self.rng.random_range(0..self.calls.len());
@@ -496,6 +547,10 @@ impl World {
                 self.answer(at, true);
                 waits = true;
             }
+            for at in std::mem::take(&mut self.unplanned) {
+                self.plan(at, true);
+                waits = true;
+            }
             if waits {
                 continue;
             }
@@ -538,6 +593,7 @@ impl World {
         for (run, _) in &self.starts {
             check_history(run, &self.histories[run].records);
         }
+        self.check_plans();
         // Each call must be written once, and once more after each hold.
         let mut calls = BTreeMap::new();
         for call in &self.calls {
@@ -652,15 +708,19 @@ fn check_history(run: &str, records: &[(Event, String)]) {
         accepted.values().all(|count| *count == 1),
         "{run}: {types:?}"
     );
-    let Event::PlanReady(ready) = &records[1].0 else {
-        panic!("{run}: {types:?}");
-    };
-    let plan = ready.plan.value();
+    let ready = records.iter().find_map(|(event, _)| match event {
+        Event::PlanReady(ready) => Some(ready),
+        _ => None,
+    });
+    // A goal may end without a plan.
+    assert!(
+        ready.is_some() || (!succeeded && effects.is_empty()),
+        "{run}: {types:?}"
+    );
+    let plan = ready.map_or(Value::Null, |ready| ready.plan.value());
     let compensated = |id: &&str| {
-        let steps = plan["steps"].as_array().unwrap();
-        steps
-            .iter()
-            .any(|step| step["id"] == **id && step.get("compensate").is_some())
+        let mut steps = plan["steps"].as_array().into_iter().flatten();
+        steps.any(|step| step["id"] == **id && step.get("compensate").is_some())
     };
     let mut expected: Vec<_> = effects.into_iter().filter(compensated).rev().collect();
     if succeeded {

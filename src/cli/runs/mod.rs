@@ -185,7 +185,8 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
     })
 }
 
-fn read(file: &std::path::Path) -> anyhow::Result<Box<RawValue>> {
+/// Reads a file that must contain JSON.
+pub(super) fn read(file: &std::path::Path) -> anyhow::Result<Box<RawValue>> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).with_context(|| format!("{shown} cannot be read"))?;
     RawValue::from_string(text).with_context(|| format!("{shown} is not JSON"))

@@ -16,6 +16,8 @@ pub(super) struct Picture {
     run_id: String,
     what: String,
     status: Status,
+    /// A planner is asked for its plan.
+    planning: bool,
     steps: Vec<Step>,
     /// Open approvals, by the `seq` of the record: the step, or `None` for the run as a whole.
     approvals: BTreeMap<u64, Option<String>>,
@@ -28,6 +30,7 @@ pub(super) struct Picture {
 pub(super) enum Status {
     #[default]
     Running,
+    Planning,
     Paused,
     Cancelling,
     Compensating,
@@ -41,6 +44,7 @@ impl Status {
     fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Planning => "planning",
             Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Compensating => "compensating",
@@ -53,7 +57,7 @@ impl Status {
 
     fn colour(self) -> &'static str {
         match self {
-            Self::Running => BLUE,
+            Self::Running | Self::Planning => BLUE,
             Self::Succeeded => GREEN,
             Self::Paused | Self::Cancelling | Self::Compensating => YELLOW,
             Self::Failed | Self::Denied | Self::Cancelled => RED,
@@ -139,9 +143,14 @@ impl Picture {
                     what => what,
                 };
             }
-            "plan_ready" => self.steps = steps(&record["plan"]["steps"]),
+            "plan_requested" => self.planning = true,
+            "plan_ready" => {
+                self.planning = false;
+                self.steps = steps(&record["plan"]["steps"]);
+            }
             "approval_requested" | "incident_opened" => {
                 let seq = record["seq"].as_u64().unwrap_or_default();
+                self.planning &= record["kind"] != "plan";
                 self.approvals.insert(seq, step.map(str::to_owned));
                 let why = record["message"].as_str().unwrap_or_default().to_owned();
                 self.step(step, |step| {
@@ -188,7 +197,10 @@ impl Picture {
     }
 
     pub(super) fn status(&self) -> Status {
-        self.status
+        match self.status {
+            Status::Running if self.planning => Status::Planning,
+            status => status,
+        }
     }
 
     fn step(&mut self, id: Option<&str>, change: impl FnOnce(&mut Step)) {
@@ -243,8 +255,9 @@ impl Picture {
                 text
             }
         };
-        let head = format!("{}  {}  {}", self.run_id, self.what, self.status.name());
-        let mut lines = vec![paint(head, self.status.colour())];
+        let status = self.status();
+        let head = format!("{}  {}  {}", self.run_id, self.what, status.name());
+        let mut lines = vec![paint(head, status.colour())];
         let names = self
             .steps
             .iter()
@@ -448,6 +461,28 @@ mod tests {
         assert_eq!(lines[0], "r  order 1.0.0  denied");
         assert_eq!(lines[3], "-   pay     payment  cancelled: denied by ann");
         assert_eq!(two.failure.as_deref(), Some("pay: denied: too much"));
+    }
+
+    #[test]
+    fn a_goal_is_shown_while_it_is_planned() {
+        let mut picture = Picture::default();
+        picture
+            .apply(&json!({ "seq": 1, "type": "run_started", "run_id": "r", "goal": "Pay Ann" }));
+        assert_eq!(picture.lines(NOW, 200, false), ["r  Pay Ann  running"]);
+        picture.apply(&json!({ "seq": 2, "type": "plan_requested" }));
+        assert_eq!(picture.lines(NOW, 200, false), ["r  Pay Ann  planning"]);
+        picture.apply(
+            &json!({ "seq": 3, "type": "approval_requested", "kind": "plan", "message": "no plan" }),
+        );
+        assert_eq!(
+            picture.lines(NOW, 200, false),
+            ["r  Pay Ann  running", "  omnilink approvals show r.3"]
+        );
+        picture.apply(&json!({ "seq": 4, "type": "approval_decided", "approval": 3, "decision": "approved", "by": "ann" }));
+        let plan = json!({ "steps": [{ "id": "a", "tool": "noop" }] });
+        picture.apply(&json!({ "seq": 5, "type": "plan_ready", "plan": plan }));
+        let lines = picture.lines(NOW, 200, false);
+        assert_eq!(lines, ["r  Pay Ann  running", "· a  noop  pending"]);
     }
 
     #[test]

@@ -115,11 +115,11 @@ mod tests {
         };
         assert_eq!(
             applies_to("cancel"),
-            "queued running waiting_approval paused"
+            "queued planning running waiting_approval paused"
         );
         assert_eq!(
             applies_to("pause"),
-            "queued running waiting_approval compensating"
+            "queued planning running waiting_approval compensating"
         );
         assert_eq!(applies_to("resume"), "paused");
         assert_eq!(applies_to("retry"), "succeeded failed denied cancelled");

@@ -6,19 +6,30 @@ use axum::{
     extract::{Path, Request, State},
     response::Response,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{
     recent::DecisionHash,
     send::{ApprovalDecision, Message},
-    sent::Sent,
+    sent::{Controller, Sent},
 };
 use crate::{
-    api::run_controls::{DecideApproval, DecisionMade},
-    commands::control::{self, Decide},
-    envelope::canonical_hash,
-    port::{Shared, problem::Refused},
+    api::{
+        problem::{Code, INVALID_PLAN},
+        run_controls::{DecideApproval, DecisionMade},
+    },
+    commands::{
+        control::{self, Decide, DecidedPlan},
+        start::{PlanSource, RECORD_MAX},
+    },
+    envelope::{Invalid, canonical_hash},
+    plans::jcs,
+    port::{
+        Shared,
+        problem::{Problem, Refused},
+    },
     runs::Decision,
+    starts,
 };
 
 /// `POST /v1/approvals/{id}`.
@@ -42,12 +53,21 @@ pub(crate) async fn decide(
     if fields.output.is_some() && made != DecisionMade::Skip {
         return Err(sent.invalid("`output` is only allowed with the decision `skip`"));
     }
+    if fields.plan.is_some() && (made != DecisionMade::Approved || fields.input.is_some()) {
+        let why = "`plan` is only allowed with the decision `approved`, and without `input`";
+        return Err(sent.invalid(why));
+    }
     let changes_input = fields.input.is_some();
     let input = sent.check_value("input", fields.input)?;
     let output = sent.check_value("output", fields.output)?;
     let controller = sent.permit(control::DECISION).await?;
     let (run, approval) = controller.approval(&id)?;
     let approval_id = format!("{run}.{approval}");
+    let plan = match &fields.plan {
+        None => None,
+        Some(plan) => Some(checked(&controller, plan).map_err(|e| controller.caller.refuse(e))?),
+    };
+    let plan_hash = plan.as_ref().map(|plan| plan.planned.hash.clone());
     let mut detail = Map::new();
     detail.insert("decision".into(), made.name().into());
     if let Some(reason) = &fields.reason {
@@ -55,6 +75,9 @@ pub(crate) async fn decide(
     }
     if changes_input {
         detail.insert("input_changed".into(), true.into());
+    }
+    if let Some(hash) = &plan_hash {
+        detail.insert("plan_hash".into(), hash.clone().into());
     }
     let value = input.or(output);
     let made_so = decision(made);
@@ -64,7 +87,8 @@ pub(crate) async fn decide(
         caller.key.principal,
         caller.on_behalf_of,
         made,
-        value
+        value,
+        plan_hash
     ]));
     let message = Message {
         kind: control::DECISION,
@@ -74,6 +98,7 @@ pub(crate) async fn decide(
             reason: fields.reason,
             input_hash: fields.input_hash,
             value: value.clone(),
+            plan: plan.map(Box::new),
         },
         action: "approval.decided",
         detail,
@@ -82,10 +107,36 @@ pub(crate) async fn decide(
             decision_hash,
             approval,
             decision: made_so,
-            value,
+            given: value.map(|value| jcs::hash(&value.value())).or(plan_hash),
         }),
     };
     controller.send(run, message).await
+}
+
+/// Checks a plan like that of a start, and adds its tools.
+fn checked(controller: &Controller, plan: &RawValue) -> Result<DecidedPlan, Problem> {
+    let catalog = controller.caller.shared.workflows.get();
+    let resolved = starts::inline(&catalog, plan).map_err(refused)?;
+    let mut planned = resolved
+        .plan
+        .ok_or_else(|| Problem::new(&INVALID_PLAN, "it is not a plan"))?;
+    planned.source = PlanSource::Person;
+    let tools = resolved.tools;
+    let sizes = tools
+        .iter()
+        .map(|(name, tool)| name.len() + tool.get().len());
+    if planned.steps.get().len() + sizes.sum::<usize>() > RECORD_MAX {
+        return Err(refused(starts::too_large(
+            "a plan with its tools",
+            RECORD_MAX,
+        )));
+    }
+    Ok(DecidedPlan { planned, tools })
+}
+
+fn refused(invalid: Invalid) -> Problem {
+    let code = Code::of(&invalid.code).unwrap_or(&INVALID_PLAN);
+    Problem::named(code, invalid.code, invalid.message)
 }
 
 /// A hash of everything that makes two decisions the same.

@@ -25,7 +25,6 @@ use crate::{
     commands::Command,
     limits::Lease,
     log::{Append, Position},
-    plans::jcs,
     port::{
         problem::{Problem, Refused},
         rest::{
@@ -33,7 +32,7 @@ use crate::{
             wait::has_ended,
         },
     },
-    runs::{self, Decided, Decision},
+    runs::{Decided, Decision},
     saga::{Answer, Follower, Notice},
     store::runs as rows,
 };
@@ -71,8 +70,8 @@ pub(super) struct ApprovalDecision<'a> {
     pub(super) approval: u64,
     /// The decision.
     pub(super) decision: Decision,
-    /// A changed input, or the output of a skipped step.
-    pub(super) value: Option<runs::Json>,
+    /// The hash of a changed input, the output of a skipped step, or a plan.
+    pub(super) given: Option<String>,
 }
 
 impl Controller {
@@ -159,10 +158,9 @@ impl Controller {
         let Some(made) = self.decided(run_id, of.approval).await else {
             return false;
         };
-        let hash = |value: &Option<runs::Json>| value.as_ref().map(|v| jcs::hash(&v.value()));
         made.decision == of.decision
             && made.by == self.caller.key.principal
-            && hash(&made.value) == hash(&of.value)
+            && made.given() == of.given
     }
 
     /// Reads the decision about an approval from the rows of a run that has ended, which may be written a little later; `None` if there is
@@ -318,8 +316,8 @@ mod tests {
             let known = Code::of(code).unwrap_or_else(|| panic!("{code}"));
             let expected = match refusal {
                 Refusal::SelfApproval => 403,
-                Refusal::InvalidInput => 400,
-                Refusal::OutputTooLarge => 413,
+                Refusal::InvalidInput | Refusal::PlanRequired | Refusal::InvalidPlan => 400,
+                Refusal::OutputTooLarge | Refusal::PlanTooLarge => 413,
                 _ => 409,
             };
             assert_eq!((known.code, known.status), (code, expected));

@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::runs::{
-    CallKind, Event, Json, PlanReady, Reused, Started, StepError, Undo, idempotency_key,
+    CallKind, Event, GuardianReport, Json, PlanReady, Reused, Started, StepError, Undo,
+    idempotency_key,
 };
 
 /// A run that has ended.
 pub(crate) struct EarlierRun {
     run_id: String,
     pub(super) started: Box<Started>,
-    pub(super) plan: Box<PlanReady>,
+    /// `None`: it is the run of a goal that had no plan.
+    pub(super) plan: Option<Box<PlanReady>>,
+    /// What the guardian found in the goal.
+    pub(super) guardian: Option<Box<GuardianReport>>,
     steps: BTreeMap<String, Step>,
     /// Steps whose compensations failed, in the order of failure.
     not_undone: Vec<String>,
@@ -27,6 +33,7 @@ pub(crate) struct EarlierRunReader {
     seq: u64,
     started: Option<Box<Started>>,
     plan: Option<Box<PlanReady>>,
+    guardian: Option<Box<GuardianReport>>,
     steps: BTreeMap<String, Step>,
     not_undone: Vec<String>,
     error: Option<StepError>,
@@ -64,6 +71,7 @@ impl EarlierRunReader {
         let seq = self.seq;
         match event {
             Event::RunStarted(started) => self.started = Some(started),
+            Event::GuardianChecked(report) => self.guardian = Some(report),
             Event::PlanReady(plan) => self.plan = Some(plan),
             Event::StepScheduled { step_id, input, .. } => {
                 self.step(&step_id).input = Some(input);
@@ -120,12 +128,17 @@ impl EarlierRunReader {
         self.steps.entry(id.to_owned()).or_default()
     }
 
-    /// Returns the run with this id; `None` if its history has no start or no plan.
+    /// Returns the run with this id; `None` if its history has no start, or no plan and no goal.
     pub(crate) fn finish(self, run_id: String) -> Option<EarlierRun> {
+        let started = self.started?;
+        if self.plan.is_none() && started.goal.is_none() {
+            return None;
+        }
         Some(EarlierRun {
             run_id,
-            started: self.started?,
-            plan: self.plan?,
+            started,
+            plan: self.plan,
+            guardian: self.guardian,
             steps: self.steps,
             not_undone: self.not_undone,
             error: self.error,
@@ -160,6 +173,23 @@ impl EarlierRun {
     /// The id of the run.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
+    }
+
+    /// The params that its plan was carried out with.
+    pub(super) fn params(&self) -> &Json {
+        let plan = self.plan.as_ref();
+        let params = plan.and_then(|plan| plan.found.params.as_ref());
+        params.unwrap_or(&self.started.params)
+    }
+
+    /// The values of `slots` in its expressions.
+    pub(super) fn slots(&self) -> BTreeMap<String, Value> {
+        if let Some(plan) = &self.plan {
+            return plan.found.slots.clone();
+        }
+        let params = self.started.params.value();
+        let slots = params["slots"].as_object().into_iter().flatten();
+        slots.map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
     /// Whether the run only called compensations of another run again.
@@ -248,6 +278,7 @@ mod tests {
             source: "workflow".into(),
             hash: "00".into(),
             plan: Json::of(&json!({ "steps": [] })),
+            found: Box::default(),
         })));
         for event in events {
             reader.apply(event);

@@ -30,14 +30,14 @@ use crate::{
     commands::{
         Command,
         start::{
-            self, Constraints, PlanSource, Planned, RECORD_MAX, Request, Retry, Start,
-            WorkflowVersion,
+            self, Constraints, FoundPlan, GuardianReport, GuardianVerdict, PlanSource, Planned,
+            RECORD_MAX, Request, Retry, Start, WorkflowVersion,
         },
     },
     envelope::{BodyHash, Invalid, StartKind},
     plans::{OnExhausted, Plan, jcs},
     port::{problem::Problem, rest::caller::Permitted},
-    runs::{Reused, Undo},
+    runs::{PlanReady, Reused, Undo},
     starts::{inline, to_raw, unwritable, value},
     workflows::{Catalog, Resolved},
 };
@@ -144,13 +144,13 @@ impl RetryRequest<'_> {
             source: SOURCE.to_owned(),
             received_at: micros,
             run_at: None,
-            params: Some(to_raw(&started.params.value()).map_err(problem)?),
+            params: Some(to_raw(&self.earlier.params().value()).map_err(problem)?),
             workflow: prepared.resolved.workflow,
             plan: prepared.resolved.plan,
             tools: prepared.resolved.tools,
             goal: started.goal.clone(),
-            guardian: None,
-            sealed: None,
+            guardian: self.guardian(),
+            sealed: started.sealed.clone(),
             context: None,
             adapter: None,
             entity: None,
@@ -171,6 +171,8 @@ impl RetryRequest<'_> {
                 reused: prepared.reused,
                 undo: prepared.undo,
             })),
+            slots: self.earlier.slots(),
+            found: self.found(),
         };
         let body = start.encode().map_err(|_| {
             let what = "a start with its plan, its tools and what it takes over";
@@ -186,6 +188,35 @@ impl RetryRequest<'_> {
             traceparent: self.traceparent.clone(),
             tracestate: self.tracestate.clone(),
             body,
+        })
+    }
+
+    /// The steps of a planner's plan that need approval need it again. A person's plan has none.
+    fn found(&self) -> Option<Box<FoundPlan>> {
+        let plan = self.earlier.plan.as_ref()?;
+        let kept = self.retry.plan.is_none() && !plan.found.red.is_empty();
+        kept.then(|| {
+            Box::new(FoundPlan {
+                red: plan.found.red.clone(),
+                ..FoundPlan::default()
+            })
+        })
+    }
+
+    /// What the guardian found in the goal. A denied goal had no plan: the run repeats it with the plan of a person, and needs approval.
+    fn guardian(&self) -> Option<GuardianReport> {
+        let mut report = self.earlier.guardian.as_deref().cloned()?;
+        if report.verdict == GuardianVerdict::Denied {
+            report.verdict = GuardianVerdict::Flagged;
+        }
+        Some(report)
+    }
+
+    /// The plan of the earlier run.
+    fn plan(&self) -> Result<&PlanReady, Refusal> {
+        let plan = self.earlier.plan.as_deref();
+        plan.ok_or_else(|| {
+            conflict("the run had no plan: send its goal again, or repeat it with a plan")
         })
     }
 
@@ -235,7 +266,8 @@ impl RetryRequest<'_> {
         if let Some((name, _)) = named {
             judge.check_disabled(&format!("workflow:{name}"))?;
         }
-        let given = self.earlier.plan.plan.value();
+        let earlier = self.plan()?;
+        let given = earlier.plan.value();
         let read = catalog.plan(&given).map_err(|faults| {
             let faults: Vec<_> = faults.iter().take(5).map(ToString::to_string).collect();
             Refusal::invalid_plan(faults.join("; "))
@@ -243,8 +275,8 @@ impl RetryRequest<'_> {
         let resolved = Resolved {
             workflow,
             plan: Some(Planned {
-                source: source(&self.earlier.plan.source),
-                hash: self.earlier.plan.hash.clone(),
+                source: source(&earlier.source),
+                hash: earlier.hash.clone(),
                 steps: to_raw(&given)?,
             }),
             tools: catalog.definitions(&read).map_err(unwritable)?,
@@ -253,7 +285,9 @@ impl RetryRequest<'_> {
     }
 
     fn workflow(&self, catalog: &Catalog) -> Option<WorkflowVersion> {
-        let workflow = self.earlier.started.workflow.as_ref()?;
+        let plan = self.earlier.plan.as_ref();
+        let found = plan.and_then(|plan| plan.found.workflow.as_ref());
+        let workflow = self.earlier.started.workflow.as_ref().or(found)?;
         let known = catalog.workflow(&workflow.name, Some(&workflow.version));
         Some(WorkflowVersion {
             name: workflow.name.clone(),
@@ -274,7 +308,11 @@ impl RetryRequest<'_> {
         let Some(plan) = &resolved.plan else {
             return Ok(Vec::new());
         };
-        let (before, now) = (self.earlier.plan.plan.value(), value(&plan.steps)?);
+        let Some(earlier) = &self.earlier.plan else {
+            return Ok(Vec::new());
+        };
+        let before = earlier.plan.value();
+        let now = value(&plan.steps)?;
         let (before, now) = (by_id(&before), by_id(&now));
         let same = |id: &str| {
             let (Some(before), Some(now)) = (before.get(id), now.get(id)) else {
@@ -339,7 +377,8 @@ impl RetryRequest<'_> {
             let message = "the key's `allowed_workflows` do not contain the workflow of the run";
             return Err(Refusal::denied(&WORKFLOW_NOT_ALLOWED, message));
         }
-        let given = self.earlier.plan.plan.value();
+        let earlier = self.plan()?;
+        let given = earlier.plan.value();
         let given = by_id(&given);
         let steps = undo.iter().map(|undo| {
             let tool = given.get(&*undo.step_id).map_or(&Value::Null, |step| &step["tool"]);
@@ -369,7 +408,7 @@ impl RetryRequest<'_> {
         let resolved = Resolved {
             workflow,
             plan: Some(Planned {
-                source: source(&self.earlier.plan.source),
+                source: source(&earlier.source),
                 hash: jcs::hash(&plan),
                 steps: to_raw(&plan)?,
             }),

@@ -34,6 +34,10 @@ pub(super) struct Run {
     pub(super) started: Option<Box<Started>>,
     /// JSON text.
     pub(super) plan: Option<String>,
+    /// Of the plan of a goal: name and version.
+    pub(super) workflow: Option<(String, String)>,
+    /// JSON text: the params of this workflow.
+    pub(super) params: Option<String>,
     /// JSON text.
     pub(super) output: Option<String>,
     /// JSON text.
@@ -41,9 +45,15 @@ pub(super) struct Run {
     pub(super) steps: Vec<Step>,
     pub(super) approvals: BTreeMap<i64, Approval>,
     begun: bool,
+    planning: bool,
     paused: bool,
     compensating: bool,
     end: Option<RunStatus>,
+}
+
+fn workflow(body: &Body<'_>) -> Option<(String, String)> {
+    let workflow = body.workflow.as_ref()?;
+    Some((workflow.name.to_string(), workflow.version.to_string()))
 }
 
 fn owned(text: Option<&str>) -> Option<String> {
@@ -61,6 +71,9 @@ impl Run {
         }
         if self.compensating {
             return RunStatus::Compensating;
+        }
+        if self.planning {
+            return RunStatus::Planning;
         }
         let works = |step: &Step| matches!(step.phase, Phase::Running | Phase::Retry);
         if self.steps.iter().any(works) {
@@ -101,6 +114,7 @@ impl Run {
         let at = record.at;
         match record.kind {
             "run_started" => self.start(body),
+            "plan_requested" => (self.begun, self.planning) = (true, true),
             "plan_ready" => self.plan_is_ready(body),
             "approval_requested" | "incident_opened" => self.ask(record, body),
             "approval_decided" | "incident_decided" => self.decided(at, body),
@@ -124,9 +138,8 @@ impl Run {
         if let Some(at) = body.received_at {
             self.created_at = at.0;
         }
-        let workflow = body.workflow.as_ref();
         self.started = Some(Box::new(Started {
-            workflow: workflow.map(|w| (w.name.to_string(), w.version.to_string())),
+            workflow: workflow(body),
             goal: owned(body.goal.as_deref()),
             params: body.params.map(|params| params.get().to_owned()),
             principal: owned(body.principal.as_deref()),
@@ -136,6 +149,9 @@ impl Run {
     }
 
     fn plan_is_ready(&mut self, body: &Body<'_>) {
+        self.planning = false;
+        self.workflow = workflow(body);
+        self.params = body.params.map(|params| params.get().to_owned());
         let given = body.plan.map_or("null", |plan| plan.get());
         let plan: PlanBody<'_> = serde_json::from_str::<Option<_>>(given)
             .ok()
@@ -174,6 +190,7 @@ impl Run {
 
     fn ask(&mut self, record: HistoryRecord<'_>, body: &Body<'_>) {
         self.begun = true;
+        self.planning &= body.kind.as_deref() != Some("plan");
         let question = match record.kind {
             "incident_opened" => Question::Incident,
             _ => Question::Permission,

@@ -15,9 +15,9 @@ use crate::{
     plans::{BUILTINS, Plan, Tool},
     runs::{
         CallKind, Decision, Event, Json, PlanReady, RunRecord, RunStatus, Started, StepError,
-        StepStatus,
+        StepStatus, WorkflowVersion,
     },
-    saga::{self, CallResult, CompiledPlan, Defaults, Env, Hold, Input, Outcome},
+    saga::{self, CallResult, CompiledPlan, Defaults, Env, Hold, Input, NewPlan, Outcome},
 };
 
 fn tool(name: &str, more: &Value) -> Arc<Tool> {
@@ -42,9 +42,34 @@ fn plan() -> Value {
     ]})
 }
 
+fn compiled(plan: &Value) -> Arc<CompiledPlan> {
+    let tools = [
+        tool("t", &json!({})),
+        tool("undo", &json!({})),
+        tool("pay", &json!({ "kind": "payment" })),
+    ];
+    let find = |name: &str| {
+        let own = tools.iter().find(|tool| tool.name == name).cloned();
+        own.or_else(|| BUILTINS.get(name).cloned().map(Arc::new))
+    };
+    let read = Plan::read(plan).unwrap_or_else(|faults| panic!("{faults:?}"));
+    Arc::new(CompiledPlan::new(&read, Defaults::default(), find).unwrap())
+}
+
+fn ready(plan: &Value) -> PlanReady {
+    PlanReady {
+        source: "inline".into(),
+        hash: "ab".into(),
+        plan: Json::of(plan),
+        found: Box::default(),
+    }
+}
+
 /// A run of the core, and the fold of its history.
 struct Pair {
     run: saga::Run,
+    /// The numbers of the requests for a plan.
+    requests: Vec<u64>,
     fold: Run,
     seq: i64,
     now: i64,
@@ -53,29 +78,27 @@ struct Pair {
 
 impl Pair {
     fn start(plan: &Value, run_at: Option<i64>, approve: bool) -> Self {
-        let tools = [
-            tool("t", &json!({})),
-            tool("undo", &json!({})),
-            tool("pay", &json!({ "kind": "payment" })),
-        ];
-        let find = |name: &str| {
-            let own = tools.iter().find(|tool| tool.name == name).cloned();
-            own.or_else(|| BUILTINS.get(name).cloned().map(Arc::new))
-        };
-        let read = Plan::read(plan).unwrap_or_else(|faults| panic!("{faults:?}"));
-        let compiled = Arc::new(CompiledPlan::new(&read, Defaults::default(), find).unwrap());
         let mut started = Started::new(Json::of(&json!({ "n": 1 })), "asker", Millis(1_000));
         started.run_at = run_at.map(Millis);
         started.approve_run = approve.then(|| "policy".to_owned()).into_iter().collect();
-        let ready = PlanReady {
-            source: "inline".into(),
-            hash: "ab".into(),
-            plan: Json::of(plan),
-        };
+        let (compiled, ready) = (compiled(plan), ready(plan));
+        let begun = saga::start(compiled, started, ready, &env(1_000, &|_| None));
+        Self::of(begun)
+    }
+
+    /// The run of a goal, without a plan.
+    fn goal() -> Self {
+        let mut started = Started::new(Json::empty_object(), "asker", Millis(1_000));
+        started.goal = Some("Pay Bob".into());
+        let begun = saga::start_goal(started, None, None, &env(1_000, &|_| None));
+        Self::of(begun)
+    }
+
+    fn of((run, effects): (saga::Run, saga::Effects)) -> Self {
         let held = Cell::new(false);
-        let (run, effects) = saga::start(compiled, started, ready, &env(1_000, &|_| None));
         let mut pair = Self {
             run,
+            requests: Vec::new(),
             fold: Run::default(),
             seq: 0,
             now: 1_000,
@@ -88,6 +111,9 @@ impl Pair {
     fn happen(&mut self, events: &[Event]) {
         for event in events {
             self.seq += 1;
+            if matches!(event, Event::PlanRequested) {
+                self.requests.push(self.seq.unsigned_abs());
+            }
             let body = serde_json::to_string(event).unwrap();
             self.fold.apply(HistoryRecord {
                 seq: self.seq,
@@ -158,6 +184,34 @@ impl Pair {
         }));
     }
 
+    /// A planner answers the last request, or an earlier one.
+    fn plan(&mut self, number: u32) {
+        let request = self.requests[number as usize / 4 % self.requests.len()];
+        let outcome = if number.is_multiple_of(3) {
+            Err(StepError::new("no_plan", "there is none"))
+        } else {
+            Ok(Box::new(new_plan()))
+        };
+        self.tell(Input::Plan { request, outcome });
+    }
+
+    /// A person gives a plan.
+    fn give_plan(&mut self) {
+        let Some(approval) = self.fold.approvals.keys().next_back().copied() else {
+            return;
+        };
+        self.tell(Input::Decision {
+            approval: approval.unsigned_abs(),
+            decision: Decision::Approved,
+            by: "ann".into(),
+            on_behalf_of: None,
+            reason: None,
+            input_hash: None,
+            value: None,
+            plan: Some(Ok(Box::new(new_plan()))),
+        });
+    }
+
     fn step(&self, id: &str) -> &Step {
         self.fold.steps.iter().find(|step| *step.id == *id).unwrap()
     }
@@ -206,6 +260,7 @@ impl Pair {
                     reason: None,
                     input_hash: None,
                     value: None,
+                    plan: None,
                 });
             }
             14 => self.tell(Input::Signal {
@@ -218,6 +273,13 @@ impl Pair {
                 self.tell(Input::Wake);
             }
         }
+    }
+}
+
+fn new_plan() -> NewPlan {
+    NewPlan {
+        compiled: compiled(&plan()),
+        ready: ready(&plan()),
     }
 }
 
@@ -273,6 +335,56 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// The same for goals, whose plans come from planners and people.
+    #[test]
+    fn the_status_of_a_goal_is_that_of_the_core(numbers in proptest::collection::vec(any::<u32>(), 1..60)) {
+        let mut pair = Pair::goal();
+        prop_assert_eq!(pair.fold.status(), RunStatus::Planning);
+        for number in numbers {
+            match number % 7 {
+                0 => pair.plan(number / 7),
+                1 => pair.give_plan(),
+                2 if number.is_multiple_of(2) => {
+                    pair.now += 600_000;
+                    pair.tell(Input::Wake);
+                }
+                _ => pair.act(number / 7),
+            }
+        }
+        prop_assert_eq!(pair.fold.steps.is_empty(), pair.run.plan().steps.is_empty());
+    }
+}
+
+/// The row shows workflow and params of the plan.
+#[test]
+fn the_plan_of_a_goal_sets_workflow_and_params() {
+    let mut pair = Pair::goal();
+    let mut new = new_plan();
+    new.ready.found.params = Some(Json::of(&json!({ "to": "Bob" })));
+    new.ready.found.workflow = Some(WorkflowVersion {
+        name: "pay".into(),
+        version: "1.0.0".into(),
+    });
+    let request = pair.requests[0];
+    pair.tell(Input::Plan {
+        request,
+        outcome: Ok(Box::new(new)),
+    });
+    assert_eq!(pair.fold.status(), RunStatus::Running);
+    assert_eq!(pair.fold.workflow, Some(("pay".into(), "1.0.0".into())));
+    assert_eq!(pair.fold.params.as_deref(), Some(r#"{"to":"Bob"}"#));
+    assert_eq!(pair.run.started().params.text(), r#"{"to":"Bob"}"#);
+    assert_eq!(pair.fold.steps.len(), 6);
+    // Only until the row is written.
+    let records: Vec<RunRecord> = Vec::new();
+    let work = Work::folded(std::mem::take(&mut pair.fold), records.iter().collect());
+    let (_, _, run) = work.finish();
+    assert_eq!((run.workflow, run.params), (None, None));
 }
 
 #[test]

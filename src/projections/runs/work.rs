@@ -86,6 +86,7 @@ impl<'a> Work<'a> {
         let (tenant, run_id) = self.key();
         let mut run = self.run;
         (run.started, run.plan) = (None, None);
+        (run.workflow, run.params) = (None, None);
         for step in &mut run.steps {
             (step.stored, step.changed, step.output) = (true, false, None);
         }

@@ -100,11 +100,15 @@ impl Statements {
             // Null means unchanged, so that large values are not written again.
             update_runs: format!(
                 "UPDATE omnilink.runs{suffix} r SET seq = k.seq, status = k.status, plan = COALESCE(k.plan::jsonb, r.plan), \
+                   workflow_name = COALESCE(k.workflow_name, r.workflow_name), \
+                   workflow_version = COALESCE(k.workflow_version, r.workflow_version), \
+                   params = COALESCE(k.params::jsonb, r.params), \
                    output = COALESCE(k.output::jsonb, r.output), error = COALESCE(k.error::jsonb, r.error), \
                    risk_score = k.risk_score, updated_at = k.updated_at, finished_at = k.finished_at \
                  FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], \
-                   $9::timestamptz[], $10::timestamptz[]) \
-                   k(tenant, run_id, seq, status, plan, output, error, risk_score, updated_at, finished_at) \
+                   $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[]) \
+                   k(tenant, run_id, seq, status, plan, output, error, risk_score, updated_at, finished_at, workflow_name, \
+                     workflow_version, params) \
                  WHERE r.tenant = k.tenant AND r.run_id = k.run_id"
             ),
             delete: [
@@ -172,10 +176,12 @@ impl Statements {
     ) -> Result<(), sqlx::Error> {
         use Element::{Bigint, Double, Text, Timestamp};
         let mut columns = Columns::of([
-            Text, Text, Bigint, Text, Text, Text, Text, Double, Timestamp, Timestamp,
+            Text, Text, Bigint, Text, Text, Text, Text, Double, Timestamp, Timestamp, Text, Text,
+            Text,
         ]);
         for work in works {
             let ((own_tenant, id), run) = (work.key(), &work.run);
+            let workflow = run.workflow.as_ref();
             let [
                 tenant,
                 run_id,
@@ -187,6 +193,9 @@ impl Statements {
                 risk_score,
                 updated_at,
                 finished_at,
+                workflow_name,
+                workflow_version,
+                params,
             ] = columns.row();
             tenant.next().text(own_tenant);
             run_id.next().text(id);
@@ -198,6 +207,13 @@ impl Statements {
             double(risk_score.next(), run.risk_score);
             updated_at.next().timestamp(micros(run.updated_at));
             time(finished_at.next(), run.finished_at);
+            workflow_name
+                .next()
+                .optional_text(workflow.map(|(name, _)| name.as_str()));
+            workflow_version
+                .next()
+                .optional_text(workflow.map(|(_, version)| version.as_str()));
+            json_text(params.next(), run.params.as_deref());
         }
         columns.write(transaction, &self.update_runs).await?;
         Ok(())
@@ -304,7 +320,7 @@ fn insert_run(columns: &mut Columns<19>, work: &Work<'_>) {
     let ((own_tenant, id), run) = (work.key(), &work.run);
     let none = Started::default();
     let started = run.started.as_deref().unwrap_or(&none);
-    let workflow = started.workflow.as_ref();
+    let workflow = run.workflow.as_ref().or(started.workflow.as_ref());
     let [
         tenant,
         run_id,
@@ -337,7 +353,8 @@ fn insert_run(columns: &mut Columns<19>, work: &Work<'_>) {
         .next()
         .optional_text(workflow.map(|(_, version)| version.as_str()));
     goal.next().optional_text(started.goal.as_deref());
-    json_text(params.next(), started.params.as_deref());
+    let of_plan = run.params.as_deref();
+    json_text(params.next(), of_plan.or(started.params.as_deref()));
     json_text(plan.next(), run.plan.as_deref());
     json_text(output.next(), run.output.as_deref());
     json_text(error.next(), run.error.as_deref());

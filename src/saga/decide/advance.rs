@@ -37,6 +37,8 @@ impl Turn<'_> {
                 self.unwind(&plan);
             } else if self.run.only_undoes() {
                 self.retry_compensations(&plan);
+            } else if self.run.goal.unplanned {
+                self.plan_goal(woken);
             } else {
                 self.begin_steps(&plan);
             }
@@ -95,6 +97,7 @@ impl Turn<'_> {
                 by: "omnilink".into(),
                 reason: None,
                 value: None,
+                plan_hash: None,
             });
             if kind == ApprovalKind::Incident {
                 self.decide_incident(decided);
@@ -111,11 +114,18 @@ impl Turn<'_> {
 
     /// Starts all steps that may begin. The run succeeds when no step is left.
     fn begin_steps(&mut self, plan: &CompiledPlan) {
-        let early = self.run.started.run_at.is_some_and(|at| at > self.env.now);
-        if self.run.begun_at.is_none() && (early || self.env.hold_start) {
+        if self.stays_queued() {
             return;
         }
-        if !self.run.approved && !self.run.started.approve_run.is_empty() {
+        // The plan of a goal arrives later than the start.
+        if self.run.started.goal.is_some() {
+            self.refuse_blocked_tools();
+            if self.run.end.is_some() {
+                return;
+            }
+        }
+        let asks = self.run.goal.flagged || !self.run.started.approve_run.is_empty();
+        if asks && !self.run.approved {
             return self.ask_about_run();
         }
         // The timer fails the run, unless a record in the log ends it first.
@@ -132,6 +142,12 @@ impl Turn<'_> {
         if steps.all(|step| step.phase.unblocks_dependents()) {
             self.succeed();
         }
+    }
+
+    /// Whether the run must not begin yet: `run_at` is in the future, or a control keeps it queued.
+    pub(super) fn stays_queued(&self) -> bool {
+        let early = self.run.started.run_at.is_some_and(|at| at > self.env.now);
+        self.run.begun_at.is_none() && (early || self.env.hold_start)
     }
 
     fn may_begin(&self, index: usize, step: &CompiledStep) -> bool {

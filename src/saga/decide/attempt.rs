@@ -12,21 +12,23 @@ use crate::{
     plans::{Builtin, Context, RENDERED_MAX, RenderError, Tool, Worker, jcs},
     saga::{
         compiled::{CompiledStep, Input},
+        goal::{INJECTION_SUSPECTED, REQUIRED_BY_KEY},
         risk,
         run::{Phase, StepState, UndoPhase},
     },
 };
 
-/// The reason of an approval that the requester's API key demands.
-const REQUIRED_BY_KEY: &str = "required_by_key";
 /// How long a call waits until a worker claims it, unless its tool says otherwise: a day.
 const QUEUE_MS: u64 = 86_400 * 1000;
 
 impl Turn<'_> {
-    /// The context of expressions: the params, and the outputs of these steps.
+    /// The context of expressions: the params, the slots of a goal, and the outputs of these steps.
     pub(super) fn context(&self, steps: &[usize]) -> Context {
         let params = self.run.started.params.value();
         let mut context = Context::new().with("params", &params);
+        if !self.run.slots.is_null() {
+            context = context.with("slots", &self.run.slots);
+        }
         let plan = self.run.plan();
         for index in steps {
             if let Some(output) = &self.run.steps[*index].output {
@@ -77,6 +79,14 @@ impl Turn<'_> {
         if self.run.started.approve_tools.contains(&step.tool.name) {
             risk.require(REQUIRED_BY_KEY);
         }
+        for reason in self.run.goal.red.get(&*step.id).into_iter().flatten() {
+            risk.require(reason);
+        }
+        let score = self.run.goal.score;
+        // A person who approved the run has seen the suspicion.
+        if score > self.env.approve_above && !self.run.approved {
+            risk.require(INJECTION_SUSPECTED);
+        }
         if risk.score > self.env.approve_above {
             risk.lane = risk.lane.max(RiskLane::Red);
         }
@@ -93,7 +103,7 @@ impl Turn<'_> {
             kind: ApprovalKind::Step,
             step_id: Some(step.id.clone()),
             lane: risk.lane,
-            risk_score: risk.score,
+            risk_score: risk.score.max(score),
             reasons: risk.reasons,
             input_hash: jcs::hash(&value),
             input: input.clone(),
@@ -112,12 +122,16 @@ impl Turn<'_> {
             return;
         }
         let input = self.run.started.params.clone();
+        let mut reasons = self.run.started.approve_run.clone();
+        if self.run.goal.flagged {
+            reasons.push(INJECTION_SUSPECTED.to_owned());
+        }
         let request = ApprovalRequest {
             kind: ApprovalKind::Run,
             step_id: None,
             lane: RiskLane::Red,
-            risk_score: risk::RED,
-            reasons: self.run.started.approve_run.clone(),
+            risk_score: risk::RED.max(self.run.goal.score),
+            reasons,
             input_hash: jcs::hash(&input.value()),
             input,
             message: None,

@@ -11,12 +11,14 @@
 //! | `stand_still` | deadlines that cannot be met because of a control |
 //! | `result` | the outcome of an attempt: results, time-outs, retries, incidents |
 //! | `unwind` | ending and compensating a run that does not succeed |
+//! | `planning` | the plan of a goal |
 //! | `people` | controls from outside: decisions, cancel, pause, resume, signals |
 
 mod advance;
 mod attempt;
 mod hold;
 mod people;
+mod planning;
 mod result;
 mod stand_still;
 mod unwind;
@@ -30,7 +32,10 @@ use super::{
     compiled::CompiledPlan,
     run::Run,
 };
-use crate::runs::{CallKind, Decision, Event, Json, PlanReady, Started, StepError};
+use crate::runs::{
+    CallKind, Decision, Event, GuardianReport, GuardianVerdict, Json, PlanReady, RunError, Started,
+    StepError,
+};
 use crate::{base::clock::Millis, plans::Tool};
 
 /// The environment of a decision.
@@ -91,6 +96,13 @@ pub enum Input {
         /// The call is repeated after a crash, and may have reached its worker before.
         maybe_called: bool,
     },
+    /// A planner has answered a request for a plan.
+    Plan {
+        /// The `seq` of the record `plan_requested`.
+        request: u64,
+        /// The plan, or why there is none.
+        outcome: Result<Box<NewPlan>, StepError>,
+    },
     /// A person has decided.
     Decision {
         /// The approval's number.
@@ -107,6 +119,8 @@ pub enum Input {
         input_hash: Option<String>,
         /// For `approved` a changed input, for `skip` the output of the step.
         value: Option<Json>,
+        /// For `approved` of an approval of kind `plan`: the plan, or why it is refused.
+        plan: Option<Result<Box<NewPlan>, Refusal>>,
     },
     /// Cancel the run.
     Cancel {
@@ -139,6 +153,21 @@ pub enum Input {
     /// Time has passed, or controls have changed, and all records that were in the log before have been processed. Deadlines expire with
     /// this input only.
     Wake,
+}
+
+/// A plan for a goal.
+#[derive(Clone, Debug)]
+pub struct NewPlan {
+    /// The plan, ready to run.
+    pub compiled: Arc<CompiledPlan>,
+    /// Its record in the history.
+    pub ready: PlanReady,
+}
+
+impl PartialEq for NewPlan {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.compiled, &other.compiled) && self.ready == other.ready
+    }
 }
 
 /// How an attempt has ended.
@@ -214,11 +243,20 @@ pub enum Refusal {
     /// The run keeps the maximum number or size of signals already.
     #[error("the run keeps no more signals")]
     SignalsFull,
+    /// The approval is of kind `plan`, and the decision has no plan.
+    #[error("an approval of kind `plan` is approved with a plan")]
+    PlanRequired,
+    /// The plan of a decision is invalid.
+    #[error("the plan is invalid")]
+    InvalidPlan,
+    /// The start of the run with the plan of a decision would be too large.
+    #[error("the plan and its tools are too large")]
+    PlanTooLarge,
 }
 
 impl Refusal {
     /// All refusals, in the order of their declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Ended,
         Self::Compensating,
         Self::Ending,
@@ -232,6 +270,9 @@ impl Refusal {
         Self::OutputTooLarge,
         Self::SelfApproval,
         Self::SignalsFull,
+        Self::PlanRequired,
+        Self::InvalidPlan,
+        Self::PlanTooLarge,
     ];
 
     /// The stable code.
@@ -250,6 +291,9 @@ impl Refusal {
             Self::OutputTooLarge => "output_too_large",
             Self::SelfApproval => "self_approval",
             Self::SignalsFull => "too_many_signals",
+            Self::PlanRequired => "plan_required",
+            Self::InvalidPlan => "invalid_plan",
+            Self::PlanTooLarge => "payload_too_large",
         }
     }
 }
@@ -272,12 +316,44 @@ pub fn start(
     ready: PlanReady,
     env: &Env<'_>,
 ) -> (Run, Effects) {
-    let mut run = Run::new(plan, Arc::new(started.clone()));
+    let compiled = plan;
+    start_goal(started, None, Some(NewPlan { compiled, ready }), env)
+}
+
+/// Starts a run of a goal and returns its first events. `guardian`: what the guardian found in the goal. `plan`: only if the run repeats
+/// one that had a plan.
+pub fn start_goal(
+    started: Started,
+    guardian: Option<GuardianReport>,
+    plan: Option<NewPlan>,
+    env: &Env<'_>,
+) -> (Run, Effects) {
+    let shared = Arc::new(started.clone());
+    let mut run = match &plan {
+        Some(plan) => Run::new(Arc::clone(&plan.compiled), shared),
+        None => Run::of_goal(shared),
+    };
     let mut turn = Turn::new(&mut run, env);
     turn.emit(Event::RunStarted(Box::new(started)));
-    turn.emit(Event::PlanReady(Box::new(ready)));
-    turn.refuse_blocked_tools();
-    turn.take_over();
+    let verdict = guardian.as_ref().map(|report| report.verdict);
+    if let Some(report) = guardian {
+        turn.emit(Event::GuardianChecked(Box::new(report)));
+    }
+    if verdict == Some(GuardianVerdict::Denied) {
+        let error = RunError {
+            failed_step_id: None,
+            code: "injection_denied".into(),
+            message: "the goal looks like a prompt injection".into(),
+            compensation_results: Vec::new(),
+        };
+        turn.emit(Event::RunDenied {
+            error: Box::new(error),
+        });
+    } else if let Some(plan) = plan {
+        turn.emit(Event::PlanReady(Box::new(plan.ready)));
+        turn.refuse_blocked_tools();
+        turn.take_over();
+    }
     turn.advance(false);
     let effects = turn.effects;
     (run, effects)
@@ -356,6 +432,7 @@ impl<'a> Turn<'a> {
                 hold,
                 maybe_called,
             } => self.held((&step, kind, attempt), hold, maybe_called),
+            Input::Plan { request, outcome } => self.plan_answered(request, outcome),
             Input::Wake => {}
             input => self.person(input),
         }

@@ -125,6 +125,7 @@ impl Turn<'_> {
             decision,
             by,
             value,
+            plan,
             ..
         } = input
         else {
@@ -133,7 +134,9 @@ impl Turn<'_> {
         let before = self.run.decided.get(approval);
         before.is_some_and(|(made, who)| made == decision && who == by) && {
             let value = value.as_ref().map(|value| jcs::hash(&value.value()));
-            self.run.decided_values.get(approval) == value.as_ref()
+            let plan = plan.as_ref().and_then(|plan| plan.as_ref().ok());
+            let given = value.or_else(|| plan.map(|plan| plan.ready.hash.clone()));
+            self.run.decided_values.get(approval) == given.as_ref()
         }
     }
 
@@ -146,6 +149,7 @@ impl Turn<'_> {
             reason,
             input_hash,
             value,
+            plan,
         } = input
         else {
             return Ok(());
@@ -157,14 +161,15 @@ impl Turn<'_> {
             Decision::Retry | Decision::Skip | Decision::Fail => kind == ApprovalKind::Incident,
             Decision::Expired => false,
         };
-        if !fits {
+        let plans = kind == ApprovalKind::Plan && decision == Decision::Approved;
+        if !fits || (plan.is_some() && !plans) {
             return Err(Refusal::NoSuchDecision);
         }
         if input_hash.is_some_and(|hash| hash != request.input_hash) {
             return Err(Refusal::InputChanged);
         }
-        // An incident asks for work, not for permission, so its requester may decide it.
-        if kind != ApprovalKind::Incident {
+        // Incidents and plans are work, not permission, so the requester may decide them.
+        if !matches!(kind, ApprovalKind::Incident | ApprovalKind::Plan) {
             let started = &self.run.started;
             let asked = [Some(&started.principal), started.on_behalf_of.as_ref()];
             let decides = [Some(&by), on_behalf_of.as_ref()];
@@ -174,16 +179,26 @@ impl Turn<'_> {
             }
         }
         self.check_value(request.step_id.as_deref(), decision, value.as_ref())?;
+        let plan = plan.transpose()?;
+        if plans && plan.is_none() {
+            return Err(Refusal::PlanRequired);
+        }
         let decided = Box::new(Decided {
             approval,
             decision,
             by,
             reason,
             value,
+            plan_hash: plan.as_ref().map(|plan| plan.ready.hash.clone()),
         });
         match kind {
             ApprovalKind::Incident => self.decide_incident(decided),
-            ApprovalKind::Step | ApprovalKind::Run => self.emit(Event::ApprovalDecided(decided)),
+            ApprovalKind::Step | ApprovalKind::Run | ApprovalKind::Plan => {
+                self.emit(Event::ApprovalDecided(decided));
+            }
+        }
+        if let Some(plan) = plan {
+            self.take_plan(*plan);
         }
         Ok(())
     }
@@ -243,6 +258,7 @@ impl Turn<'_> {
             by: "omnilink".into(),
             reason: Some("the run ends".into()),
             value: None,
+            plan_hash: None,
         })));
         self.end_attempts(index, step);
     }

@@ -28,12 +28,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether a deadline has passed that people, or workers that claim, should have met.
+    /// Whether a deadline has passed that people, or workers that claim, should have met, or a planner is to be asked now.
     fn missed_deadline(&self, plan: &CompiledPlan) -> bool {
         let run = &self.run;
         let mut approvals = run.approvals.values();
         approvals.any(|approval| approval.expires_at <= self.env.now)
             || (run.ending.is_none() && run.still_since.is_none() && self.is_due(run.deadline))
+            || self.wants_plan()
+            || (run.ending.is_none() && self.is_due(run.goal.due))
             || (0..plan.steps.len()).any(|index| {
                 let state = &run.steps[index];
                 (self.is_due(state.due) && run.waits_for_others(index))

@@ -105,6 +105,7 @@ impl Turn<'_> {
             by: "omnilink".into(),
             reason: Some("the run ends".into()),
             value: None,
+            plan_hash: None,
         })));
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{
     compile::{Plans, Ready},
     live::About,
@@ -12,19 +14,27 @@ use crate::{
         Command,
         start::{Request, Start, Trace},
     },
-    runs::{Json, PlanReady, Started, WorkflowVersion},
+    runs::{Found, GuardianReport, Json, PlanReady, Started, WorkflowVersion},
+    saga::{
+        NewPlan,
+        goal::{REQUIRED_BY_KEY, slots},
+    },
     stream::Rejected,
 };
 
 /// The reason of an approval that the request demands.
 const REQUIRED_BY_REQUEST: &str = "required_by_request";
-/// The reason of an approval that the requester's API key demands.
-const REQUIRED_BY_KEY: &str = "required_by_key";
 
 /// The contents of a start record.
 pub(super) struct NewRun {
     pub(super) about: Arc<About>,
     pub(super) started: Started,
+    /// What the guardian found in the goal.
+    pub(super) guardian: Option<GuardianReport>,
+    /// `None` for a goal that has no plan yet.
+    pub(super) plan: Option<NewPlan>,
+    /// The value of `slots` in expressions; null without a goal or a plan.
+    pub(super) slots: Arc<Value>,
     pub(super) body_hash: [u8; 16],
     /// Of a start that the port has not recorded.
     pub(super) origin: Option<Origin>,
@@ -52,10 +62,20 @@ impl Origin {
 
 /// Reads a start record.
 pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected> {
-    let start = Start::decode(command)
+    let mut start = Start::decode(command)
         .ok_or_else(|| Rejected::new("invalid_command", "it is not a valid start of a run"))?;
-    let ready = plans.of(&start)?;
-    check_undo(&start, &ready)?;
+    let ready = match &start.plan {
+        None if start.request == Request::Goal => None,
+        _ => Some(plans.of(&start)?),
+    };
+    if let Some(ready) = &ready {
+        check_undo(&start, ready)?;
+    }
+    let plan = ready.as_ref().map(|ready| NewPlan {
+        compiled: Arc::clone(&ready.compiled),
+        ready: plan_ready(ready, found(&start)),
+    });
+    let has_slots = start.goal.is_some() && plan.is_some();
     let tenant = Tenant::new(&command.tenant)
         .map_err(|e| Rejected::new("invalid_command", e.to_string()))?;
     let about = Arc::new(About {
@@ -70,15 +90,21 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
             tracestate: command.tracestate.clone(),
         },
         ready,
+        found: start.found.take(),
         depth: start.depth,
         feature: (!by_port(&start)).then(|| start.request.feature()),
     });
     let body_hash = hash(&start.body_hash);
     let origin = (!by_port(&start)).then(|| Origin::of(&start));
+    let guardian = start.guardian.take();
+    let slots = has_slots.then(|| slots(&start.slots));
     let started = started(command, start);
     Ok(NewRun {
         about,
         started,
+        guardian,
+        plan,
+        slots: Arc::new(slots.unwrap_or_default()),
         body_hash,
         origin,
     })
@@ -122,6 +148,7 @@ fn started(command: &Command, start: Start) -> Started {
         kind: Some(start.kind),
         goal: start.goal,
         params,
+        sealed: start.sealed,
         principal: command.principal.clone(),
         on_behalf_of: command.on_behalf_of.clone(),
         received_at: Millis(start.received_at / 1000),
@@ -144,11 +171,22 @@ fn first(start: &Start) -> Option<&str> {
 }
 
 /// The plan, as its record in the history.
-pub(super) fn plan_ready(ready: &Ready) -> PlanReady {
+pub(super) fn plan_ready(ready: &Ready, found: Found) -> PlanReady {
     PlanReady {
         source: ready.source.to_owned(),
         hash: ready.hash.clone(),
         plan: ready.plan.clone(),
+        found: Box::new(found),
+    }
+}
+
+/// What a start with a plan says about the plan of a goal: it repeats the run of one.
+fn found(start: &Start) -> Found {
+    let red = start.found.as_ref().map(|found| found.red.clone());
+    Found {
+        slots: start.slots.clone(),
+        red: red.unwrap_or_default(),
+        ..Found::default()
     }
 }
 

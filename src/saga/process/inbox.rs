@@ -7,11 +7,13 @@ use serde::{
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::goals::GivenPlan;
 use crate::{
     base::clock::Millis,
     commands::{
         Command,
         control::{CANCEL, Cancel, DECISION, Decide, PAUSE, RESUME, SIGNAL, Signal},
+        plan::{self, NoPlan, PlanAnswer},
         result::{
             CLAIMED, HELD, RESULT, ResultError, StepClaimed, StepHeld, StepOutcome, StepResult,
         },
@@ -56,6 +58,8 @@ pub(super) struct RunInput {
     /// The kind of the record.
     pub(super) kind: &'static str,
     pub(super) input: Input,
+    /// The plan that comes with it; the input does not contain it yet, because it is not compiled.
+    pub(super) plan: Option<Box<GivenPlan>>,
     /// The sender; `None` for workers.
     pub(super) by: Option<By>,
     /// Whether a producer on Kafka wrote it: nobody has checked it against the emergency controls yet.
@@ -119,6 +123,7 @@ pub(super) fn read(value: &[u8]) -> Result<Message, Rejected> {
 /// is that of the API key.
 fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected> {
     let by = command.principal.clone();
+    let mut plan = None;
     let (kind, input) = match command.kind.as_str() {
         RESULT => (RESULT, result(body(command)?)),
         HELD => {
@@ -145,6 +150,20 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             };
             (CLAIMED, input)
         }
+        plan::KIND => {
+            let mut answer: PlanAnswer = body(command)?;
+            let error = answer.error.take().map(|error| NoPlan {
+                code: cut(error.code, CODE_MAX),
+                message: cut(error.message, MESSAGE_MAX),
+            });
+            answer.error = error;
+            let input = Input::Plan {
+                request: answer.request,
+                outcome: Err(StepError::new("no_plan", "")),
+            };
+            plan = Some(Box::new(GivenPlan::Answer(answer)));
+            (plan::KIND, input)
+        }
         CANCEL => {
             let Cancel { reason, compensate } = body(command)?;
             let input = Input::Cancel {
@@ -166,6 +185,11 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             if let Some(value) = &decide.value {
                 check_depth("value", value)?;
             }
+            // Only the port checks plans and adds the definitions of their tools.
+            if decide.plan.is_some() && !ours {
+                return Err(invalid("a plan can only be given over HTTP"));
+            }
+            plan = decide.plan.map(|plan| Box::new(GivenPlan::Decided(*plan)));
             let input = Input::Decision {
                 approval: decide.approval,
                 decision: decide.decision,
@@ -174,6 +198,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
                 reason: decide.reason,
                 input_hash: decide.input_hash,
                 value: decide.value,
+                plan: None,
             };
             (DECISION, input)
         }
@@ -185,7 +210,8 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
         tenant,
         kind,
         input,
-        by: (![RESULT, HELD, CLAIMED].contains(&kind)).then(|| By {
+        plan,
+        by: (![RESULT, HELD, CLAIMED, plan::KIND].contains(&kind)).then(|| By {
             principal: command.principal.clone(),
             on_behalf_of: command.on_behalf_of.clone(),
         }),
@@ -238,6 +264,7 @@ fn foreign(value: &[u8]) -> Result<Message, Rejected> {
             tenant: of.tenant,
             kind: RESULT,
             input: result(outcome),
+            plan: None,
             by: None,
             foreign: true,
         }));

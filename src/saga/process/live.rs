@@ -8,7 +8,10 @@ use std::{
 use super::{compile::Ready, rows::RunKey};
 use crate::{
     base::{clock::Millis, id::Tenant},
-    commands::{Command, start::Trace},
+    commands::{
+        Command,
+        start::{FoundPlan, Trace},
+    },
     runs::{Json, WorkflowVersion},
     saga::{Run, TextKey},
 };
@@ -17,19 +20,37 @@ use crate::{
 const GENERATION: usize = 2000;
 
 /// The immutable part of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct About {
     pub(super) run_id: Arc<str>,
     pub(super) tenant: Tenant,
     pub(super) workflow: Option<WorkflowVersion>,
     /// That of its start.
     pub(super) trace: Trace,
-    pub(super) ready: Arc<Ready>,
+    /// Its plan; `None` until there is one.
+    pub(super) ready: Option<Arc<Ready>>,
+    /// How the plan of a goal was found.
+    pub(super) found: Option<Box<FoundPlan>>,
     /// How many triggers in a row led to it ([`crate::commands::depth`]).
     pub(super) depth: u32,
     /// The feature that keeps it queued while it is disabled; other controls do so too. `None`: the port started it, which refuses starts
     /// then.
     pub(super) feature: Option<&'static str>,
+}
+
+impl About {
+    /// The `worker` of a tool, as JSON text.
+    pub(super) fn worker(&self, tool: &str) -> String {
+        let ready = self.ready.as_ref();
+        let worker = ready.and_then(|ready| ready.workers.get(tool));
+        worker.cloned().unwrap_or_default()
+    }
+
+    /// How the plan of a goal was found; empty for other runs.
+    pub(super) fn found(&self) -> &FoundPlan {
+        static NONE: FoundPlan = FoundPlan::NONE;
+        self.found.as_deref().unwrap_or(&NONE)
+    }
 }
 
 /// A run in memory.
@@ -46,6 +67,8 @@ pub(super) struct Live {
     pub(super) large: BTreeMap<TextKey, Json>,
     /// The start record, until its row is written.
     pub(super) unstored: Option<Box<Command>>,
+    /// Whether it has rows.
+    pub(super) stored: bool,
     /// Whether it has a row in [`HELD`](super::rows::HELD).
     pub(super) held: bool,
     /// Whether the open transaction has changed it.

@@ -9,6 +9,7 @@
 //! | `inbox` | decoding records of `commands` |
 //! | `begin` | reading a start record |
 //! | `compile` | the cache of compiled plans |
+//! | `goals` | requests for plans, plans that arrive, and records of cached plans |
 //! | `counts` | metrics |
 //! | `live` | the cache of runs in memory |
 //! | `rows` | the tables of keyed state |
@@ -27,6 +28,7 @@ mod compile;
 mod counts;
 mod emitted;
 mod environment;
+mod goals;
 mod holds;
 mod inbox;
 mod live;

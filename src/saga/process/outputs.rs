@@ -165,7 +165,6 @@ impl Call<'_> {
         let undone = (self.kind == CallKind::Compensate).then(|| Undone::of(about, run, step));
         let by = undone.as_ref().and_then(|_| undone_in(run, &step.id));
         let by = by.unwrap_or(&about.run_id);
-        let worker = about.ready.workers.get(&tool.name);
         let command = StepCommand {
             tenant: about.tenant.as_str().to_owned(),
             run_id: about.run_id.to_string(),
@@ -177,7 +176,7 @@ impl Call<'_> {
             attempt: self.attempt.try_into().unwrap_or(i32::MAX),
             kind: CallKindName(self.kind),
             tool: tool.name.clone(),
-            worker: worker.cloned().unwrap_or_default(),
+            worker: about.worker(&tool.name),
             input: self.input.text().to_owned(),
             idempotency_key: idempotency_key(by, &step.id, self.kind),
             deadline: self.deadline.0,

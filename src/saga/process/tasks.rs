@@ -146,7 +146,6 @@ fn command(
         return None;
     }
     let (run_id, step_id) = (&*about.run_id, &*task.step.id);
-    let worker = about.ready.workers.get(&tool.name);
     Some(StepCommand {
         tenant: about.tenant.as_str().to_owned(),
         run_id: run_id.to_owned(),
@@ -155,7 +154,7 @@ fn command(
         attempt: task.attempt.try_into().unwrap_or(i32::MAX),
         kind: CallKindName(task.kind),
         tool: tool.name.clone(),
-        worker: worker.cloned().unwrap_or_default(),
+        worker: about.worker(&tool.name),
         input: "null".to_owned(),
         idempotency_key: idempotency_key(run_id, step_id, task.kind),
         deadline: deadline.0,

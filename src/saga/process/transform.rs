@@ -11,6 +11,7 @@ use super::{
     compile::Plans,
     counts::{Counts, Meters},
     environment::Environment,
+    goals::{self, Arrived},
     holds,
     inbox::{self, By, Message, RunInput},
     live::{About, Hot, Live},
@@ -143,9 +144,9 @@ impl Runs {
             large.insert(text, json);
         }
         let (updated_at, timer) = (snapshot.updated_at(), snapshot.timer());
-        let compiled = Arc::clone(&begun.about.ready.compiled);
+        let compiled = begun.plan.map(|plan| plan.compiled);
         let run = snapshot
-            .restore(compiled, Arc::new(begun.started))
+            .restore(compiled, Arc::new(begun.started), begun.slots)
             .ok_or_else(|| damaged("plan has another number of steps"))?;
         let live = Live {
             held: waits_for_controls(&run, &begun.about),
@@ -156,6 +157,7 @@ impl Runs {
             timer,
             large,
             unstored: None,
+            stored: true,
             changed: false,
         };
         self.hot.insert(key, live);
@@ -202,16 +204,14 @@ impl Runs {
             self.audit(&entry, cx)?;
         }
         let about = begun.about;
-        let compiled = Arc::clone(&about.ready.compiled);
-        let plan_ready = begin::plan_ready(&about.ready);
         let environment = Environment {
             settings: &self.settings,
             controls: self.controls.as_ref(),
             about: &about,
             now,
         };
-        let (run_state, effects) =
-            environment.with(|env| saga::start(compiled, begun.started, plan_ready, env));
+        let (run_state, effects) = environment
+            .with(|env| saga::start_goal(begun.started, begun.guardian, begun.plan, env));
         outputs::write(
             (&self.names, self.settings.events),
             &about,
@@ -229,11 +229,13 @@ impl Runs {
             timer: None,
             large: BTreeMap::new(),
             unstored: Some(command),
+            stored: false,
             held: false,
             changed: true,
         };
         self.hot.insert(key, live);
         self.changed.push(key);
+        self.write_plans(key, &effects.events, cx)?;
         self.answer(run, source, Answer::Done);
         self.after(run, &effects);
         Ok(())
@@ -260,7 +262,8 @@ impl Runs {
         let Some(live) = self.hot.get(&key) else {
             return Ok(());
         };
-        let owner = live.about.tenant.clone();
+        let about = Arc::clone(&live.about);
+        let owner = about.tenant.clone();
         let of_other = |tenant: &String| tenant != owner.as_str();
         let refused_at_once = if message.tenant.as_ref().is_some_and(of_other) {
             Some(Answer::UnknownRun)
@@ -275,8 +278,16 @@ impl Runs {
         }
         message.bound_hold(cx.now());
         let control = audited::Control::of(&message).filter(|_| message.foreign);
+        let arrived = match message.plan.take() {
+            None => None,
+            Some(given) => {
+                let command = self.start_record(key, cx)?;
+                let input = &mut message.input;
+                goals::arrive(*given, input, &command, &about, &self.plans)?
+            }
+        };
         let input = std::mem::replace(&mut message.input, Input::Wake);
-        let effects = self.decide(key, input, &source.causation(), cx)?;
+        let effects = self.decide(key, (input, arrived), &source.causation(), cx)?;
         let answer = match effects.refused {
             Some(refusal) => refused(refusal),
             None if effects.ignored => Answer::Ignored,
@@ -293,11 +304,41 @@ impl Runs {
         Ok(())
     }
 
-    /// Passes an input to a run in memory, and writes what follows.
+    /// The stored start of a run in memory.
+    fn start_record(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<Command, Failure> {
+        let live = self.hot.get(&key);
+        if let Some(command) = live.and_then(|live| live.unstored.as_deref()) {
+            return Ok(command.clone());
+        }
+        let row = cx.get(&STARTS, &key)?;
+        let row =
+            row.ok_or_else(|| Rejected::new("invalid_state", "the run's start is missing"))?;
+        Ok(row.0)
+    }
+
+    /// Writes the records for planners that follow from the events of a run in memory.
+    fn write_plans(
+        &mut self,
+        key: RunKey,
+        events: &[Event],
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let Some(live) = self.hot.get(&key) else {
+            return Ok(());
+        };
+        let (about, seq) = (Arc::clone(&live.about), live.run.seq());
+        if !goals::concerned(&about, events) {
+            return Ok(());
+        }
+        let command = self.start_record(key, cx)?;
+        goals::write(&self.names, &about, (events, seq), &command, cx)
+    }
+
+    /// Passes an input to a run in memory, and writes what follows. `arrived`: the start to store if the run takes the plan of the input.
     fn decide(
         &mut self,
         key: RunKey,
-        input: Input,
+        (input, arrived): (Input, Option<Arrived>),
         causation: &str,
         cx: &mut Context<'_>,
     ) -> Result<Effects, Failure> {
@@ -305,7 +346,7 @@ impl Runs {
         let Some(live) = self.hot.get(&key) else {
             return Ok(Effects::default());
         };
-        let about = Arc::clone(&live.about);
+        let mut about = Arc::clone(&live.about);
         let environment = Environment {
             settings: &self.settings,
             controls: self.controls.as_ref(),
@@ -313,6 +354,15 @@ impl Runs {
             now,
         };
         let effects = environment.with(|env| decide(&mut live.run, input, env));
+        let planned = |event: &Event| matches!(event, Event::PlanReady(_));
+        let taken = |arrived: &Arrived| {
+            !effects.ignored && (arrived.always || effects.events.iter().any(planned))
+        };
+        if let Some(arrived) = arrived.filter(taken) {
+            live.unstored = Some(arrived.command);
+            live.about = Arc::clone(&arrived.about);
+            about = arrived.about;
+        }
         if effects.ignored {
             self.counts.ignored += 1;
         }
@@ -332,6 +382,7 @@ impl Runs {
             causation,
             cx,
         )?;
+        self.write_plans(key, &effects.events, cx)?;
         Ok(effects)
     }
 
@@ -444,7 +495,7 @@ impl Runs {
 
     fn wake(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<(), Failure> {
         if self.load(key, cx)? {
-            let effects = self.decide(key, Input::Wake, outputs::TIMER, cx)?;
+            let effects = self.decide(key, (Input::Wake, None), outputs::TIMER, cx)?;
             self.after(Uuid::from_bytes(key), &effects);
         }
         Ok(())
@@ -464,14 +515,13 @@ impl Runs {
         live.changed = false;
         let timer_key = || Bytes::copy_from_slice(&key);
         if live.run.has_ended() {
-            let stored = live.unstored.is_none();
             if let Some(due) = live.timer {
                 cx.cancel_timer(timer_key(), due);
             }
             if live.held {
                 cx.delete(&HELD, &key);
             }
-            if stored {
+            if live.stored {
                 cx.delete(&RUNS, &key);
                 cx.delete(&STARTS, &key);
                 for text in live.large.keys() {
@@ -493,8 +543,11 @@ impl Runs {
             }
         }
         // A timer that fires too early is harmless and is set again then. It must be moved only to an earlier time.
+        let queued = live.run.status() == RunStatus::Queued;
         if let Some(due) = live.run.next_due()
             && live.timer.is_none_or(|timer| due < timer)
+            // Its time has come, and a control keeps it queued.
+            && !(held && queued && due <= cx.now())
         {
             if let Some(before) = live.timer {
                 cx.cancel_timer(timer_key(), before);
@@ -515,6 +568,7 @@ impl Runs {
             cx.put(&TEXTS, &(key, text.step, text.text as u8), &TextRow(json));
         }
         cx.put(&RUNS, &key, &snapshot);
+        live.stored = true;
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
         StepErrorView, StepView, WorkflowView,
     },
     base::clock::Millis,
-    runs::{ApprovalKind, ApprovalRequest, RiskLane, RunError, StepError},
+    runs::{ApprovalRequest, RiskLane, RunError, StepError},
     saga::Run,
 };
 
@@ -17,7 +17,6 @@ pub(super) fn view(about: &About, run: &Run, updated_at: Millis) -> RunView {
     let (output, error) = run.end().map_or((None, None), |(output, error)| {
         (output.cloned(), error.map(run_error))
     });
-    let ready = &about.ready;
     RunView {
         run_id: about.run_id.to_string(),
         tenant: about.tenant.as_str().to_owned(),
@@ -28,7 +27,7 @@ pub(super) fn view(about: &About, run: &Run, updated_at: Millis) -> RunView {
         }),
         goal: started.goal.clone(),
         params: started.params.clone(),
-        plan: Some(PlanView {
+        plan: about.ready.as_ref().map(|ready| PlanView {
             hash: ready.hash.clone(),
             source: ready.source.to_owned(),
             steps: ready.steps.clone(),
@@ -101,12 +100,7 @@ fn approval(about: &About, seq: u64, request: &ApprovalRequest) -> ApprovalView 
         id: format!("{}.{seq}", about.run_id),
         run_id: about.run_id.to_string(),
         step_id: request.step_id.as_deref().map(str::to_owned),
-        kind: match request.kind {
-            ApprovalKind::Step => "step",
-            ApprovalKind::Run => "run",
-            ApprovalKind::Incident => "incident",
-        }
-        .to_owned(),
+        kind: request.kind.name().to_owned(),
         lane: match request.lane {
             RiskLane::Green => "GREEN",
             RiskLane::Yellow => "YELLOW",

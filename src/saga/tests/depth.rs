@@ -41,7 +41,8 @@ fn check_row(case: &Case) {
         for (key, json) in large {
             read.put_back(key, json);
         }
-        let read = read.restore(Arc::clone(&case.plan), Arc::clone(&case.run.started));
+        let plan = Some(Arc::clone(&case.plan));
+        let read = read.restore(plan, Arc::clone(&case.run.started), Arc::default());
         assert!(read.as_ref() == Some(&case.run), "{read:?} {:?}", case.run);
     }
 }

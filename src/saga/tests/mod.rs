@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `rules` | single rules |
 //! | `edges`, `sizes` | rules at their edges: pauses, holds, late results, decisions, sizes |
+//! | `goals` | runs of goals: requests for plans, answers, decisions about plans |
 //! | `controls` | holds, and deadlines that stand still |
 //! | `deadlines`, `depth`, `undo_inputs` | records take precedence over deadlines; nested values; inputs of compensations |
 //! | `model/` | a small reference model of a run |
@@ -15,6 +16,7 @@ mod controls;
 mod deadlines;
 mod depth;
 mod edges;
+mod goals;
 mod model;
 mod pair;
 mod random;
@@ -31,7 +33,9 @@ use super::*;
 use crate::{
     base::clock::Millis,
     plans::{Plan, Tool, Worker},
-    runs::{CallKind, Decision, Event, Json, PlanReady, RunStatus, Started, StepError},
+    runs::{
+        CallKind, Decision, Event, GuardianReport, Json, PlanReady, RunStatus, Started, StepError,
+    },
 };
 
 /// A tool of a worker that reads `steps`, with harmless settings unless `more` overrides them.
@@ -105,6 +109,44 @@ impl Case {
         }
     }
 
+    /// Starts a run of a goal. Its plan is known to the test only.
+    fn start_goal(
+        plan: &Value,
+        tools: &[Arc<Tool>],
+        started: Started,
+        guardian: Option<GuardianReport>,
+        approval_expiry_ms: u64,
+    ) -> Self {
+        let plan = compile(plan, tools);
+        let env = Env {
+            approval_expiry_ms,
+            ..env(0, &no_hold)
+        };
+        let (run, effects) = start_goal(started, guardian, None, &env);
+        Self {
+            plan,
+            run,
+            history: effects.events.into_iter().map(|e| (e, Millis(0))).collect(),
+            now: 0,
+            held: RefCell::default(),
+            in_force: RefCell::default(),
+            approval_expiry_ms,
+        }
+    }
+
+    /// The plan that a planner or a person may give.
+    fn new_plan(&self) -> Box<NewPlan> {
+        Box::new(NewPlan {
+            compiled: Arc::clone(&self.plan),
+            ready: ready(),
+        })
+    }
+
+    /// A planner answers.
+    fn planned(&mut self, request: u64, outcome: Result<Box<NewPlan>, StepError>) -> Effects {
+        self.tell(Input::Plan { request, outcome })
+    }
+
     fn tell(&mut self, input: Input) -> Effects {
         let held = self.held.borrow().clone();
         // Like safe mode: only tools of workers are held.
@@ -165,6 +207,7 @@ fn ready() -> PlanReady {
         source: "inline".into(),
         hash: "00".into(),
         plan: Json::null(),
+        found: Box::default(),
     }
 }
 
@@ -206,6 +249,7 @@ fn decision_on(approval: u64, decision: Decision, by: &str) -> Input {
         reason: None,
         input_hash: None,
         value: None,
+        plan: None,
     }
 }
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     model::{
-        Action, Choice, Condition, EXPIRY, Model, ModelStep, Plan, Reused, Status, StepPhase,
-        TIMEOUT, Undo, WorkerAnswer,
+        Action, Choice, Condition, EXPIRY, Model, ModelStep, Plan, Planner, Reused, Status,
+        StepPhase, TIMEOUT, Undo, WorkerAnswer,
     },
     stories::Stimulus,
     *,
@@ -33,6 +33,9 @@ pub(super) struct Pair {
     over: Vec<Call>,
     /// The `seq` of the records that requested decisions, in order.
     asked: Vec<u64>,
+    /// The `seq` of the requests for a plan, in order.
+    requests: Vec<u64>,
+    goal: Option<Planner>,
     /// Time has passed, and the timer has not fired since.
     away: bool,
 }
@@ -101,18 +104,21 @@ impl Pair {
         if plan.approve {
             started.approve_run.push("required_by_request".into());
         }
-        let case = Case::start_expiring(
-            &json_of(plan),
-            &tools,
-            started,
-            EXPIRY.unsigned_abs() * 1000,
-        );
+        let expiry_ms = EXPIRY.unsigned_abs() * 1000;
+        let case = if plan.goal.is_some() {
+            started.goal = Some("Do it".into());
+            Case::start_goal(&json_of(plan), &tools, started, None, expiry_ms)
+        } else {
+            Case::start_expiring(&json_of(plan), &tools, started, expiry_ms)
+        };
         let mut pair = Self {
             case,
             model: Model::new(plan.clone()),
             open: Vec::new(),
             over: Vec::new(),
             asked: Vec::new(),
+            requests: Vec::new(),
+            goal: plan.goal,
             away: false,
         };
         pair.see(0);
@@ -126,6 +132,10 @@ impl Pair {
             let (step, undo, attempt) = match event {
                 Event::ApprovalRequested(_) | Event::IncidentOpened(_) => {
                     self.asked.push(n as u64 + 1);
+                    continue;
+                }
+                Event::PlanRequested => {
+                    self.requests.push(n as u64 + 1);
                     continue;
                 }
                 Event::StepScheduled {
@@ -207,7 +217,7 @@ impl Pair {
                 let number = at.index(self.asked.len());
                 let refused = self.model.decide(number, decides, by_asker);
                 let (decision, value) = match decides {
-                    Choice::Approved => (Decision::Approved, None),
+                    Choice::Approved | Choice::Plan => (Decision::Approved, None),
                     Choice::Denied => (Decision::Denied, None),
                     Choice::Retry => (Decision::Retry, None),
                     Choice::Skip(output) => (Decision::Skip, Some(Json::of(&json!(output)))),
@@ -221,8 +231,13 @@ impl Pair {
                     reason: None,
                     input_hash: None,
                     value,
+                    plan: (decides == Choice::Plan).then(|| Ok(self.case.new_plan())),
                 };
                 self.refused(input, refused)?;
+            }
+            Stimulus::Planned(at, plans) if !self.requests.is_empty() => {
+                let number = at.index(self.requests.len());
+                self.planned(number, plans)?;
             }
             Stimulus::Cancel(compensate) => {
                 let refused = self.model.cancel(compensate);
@@ -263,6 +278,19 @@ impl Pair {
         self.compare()
     }
 
+    /// A planner answers a request, by its index.
+    fn planned(&mut self, number: usize, plans: bool) -> Checked {
+        let taken = self.model.planner(number, plans);
+        let outcome = if plans {
+            Ok(self.case.new_plan())
+        } else {
+            Err(StepError::new("no_plan", "there is none"))
+        };
+        let request = self.requests[number];
+        let effects = self.tell(Input::Plan { request, outcome });
+        agree("taken", &!effects.ignored, &taken)
+    }
+
     fn result(&mut self, call: Call, says: WorkerAnswer) -> Checked {
         let taken = self.model.result(call.step, call.undo, call.attempt, says);
         let outcome = match says {
@@ -296,6 +324,9 @@ impl Pair {
     fn compare(&self) -> Checked {
         let (run, model) = (&self.case.run, &self.model);
         agree("status", &run.status().name(), &name(model.status()))?;
+        let steps = if model.planned { model.steps.len() } else { 0 };
+        agree("steps", &run.steps.len(), &steps)?;
+        agree("requests", &self.requests.len(), &model.requests)?;
         let clock = run.paused_at.map_or(self.case.now, |at| at.0);
         for (n, (core, model)) in run.steps.iter().zip(&model.steps).enumerate() {
             let place = |what: &str| format!("step {n}, {what}");
@@ -343,7 +374,8 @@ impl Pair {
         let stored = Snapshot::of(run, Millis(self.case.now), None);
         stored.encode(&mut bytes).map_err(|e| e.to_string())?;
         let read = Snapshot::decode(Snapshot::VERSION, &bytes).map_err(|e| e.to_string())?;
-        let read = read.restore(Arc::clone(&self.case.plan), Arc::clone(&run.started));
+        let plan = self.model.planned.then(|| Arc::clone(&self.case.plan));
+        let read = read.restore(plan, Arc::clone(&run.started), Arc::clone(&run.slots));
         match read {
             Some(read) if read == *run => Ok(()),
             read => Err(format!("the run is stored as {read:?}, not {run:?}")),
@@ -363,10 +395,18 @@ impl Pair {
             if let Some(question) = self.model.questions.first().copied() {
                 let decides = if question.incident {
                     Choice::Fail
+                } else if question.plan {
+                    Choice::Plan
                 } else {
                     Choice::Approved
                 };
                 self.decide(question.number, decides)?;
+            } else if self.case.run.status() == RunStatus::Planning
+                && self.goal != Some(Planner::Silent)
+            {
+                let plans = self.goal == Some(Planner::Plans);
+                self.planned(self.requests.len() - 1, plans)?;
+                self.compare()?;
             } else if let Some(call) = self.open.pop() {
                 self.result(call, WorkerAnswer::Good(2))?;
                 self.compare()?;
@@ -385,7 +425,11 @@ impl Pair {
             Choice::Fail => Decision::Fail,
             _ => Decision::Approved,
         };
-        self.refused(decision_on(self.asked[number], decision, "boss"), refused)?;
+        let mut input = decision_on(self.asked[number], decision, "boss");
+        if let Input::Decision { plan, .. } = &mut input {
+            *plan = (decides == Choice::Plan).then(|| Ok(self.case.new_plan()));
+        }
+        self.refused(input, refused)?;
         self.compare()
     }
 
@@ -398,8 +442,15 @@ impl Pair {
         };
         let ends = history.iter().filter(|(event, _)| is_last(event)).count();
         agree("last records", &(ends, is_last(last)), &(1, true))?;
-        let mut again = Run::new(Arc::clone(&self.case.plan), Arc::new((**started).clone()));
+        let started = Arc::new((**started).clone());
+        let mut again = match self.goal {
+            Some(_) => Run::of_goal(started),
+            None => Run::new(Arc::clone(&self.case.plan), started),
+        };
         for (event, at) in history {
+            if self.goal.is_some() && matches!(event, Event::PlanReady(_)) {
+                again.adopt(Arc::clone(&self.case.plan));
+            }
             again.evolve(event, *at);
         }
         if again != self.case.run {
@@ -479,6 +530,7 @@ fn kind(undo: bool) -> CallKind {
 fn name(status: Status) -> &'static str {
     match status {
         Status::Queued => "queued",
+        Status::Planning => "planning",
         Status::Running => "running",
         Status::WaitingApproval => "waiting_approval",
         Status::Paused => "paused",

@@ -144,6 +144,7 @@ fn risky_steps_wait_for_somebody_else() {
         reason: None,
         input_hash: Some("00".into()),
         value: None,
+        plan: None,
     };
     assert_eq!(case.tell(wrong).refused, Some(Refusal::InputChanged));
     assert_eq!(case.decided(Decision::Approved, "boss").refused, None);
@@ -183,6 +184,7 @@ fn incidents_are_decided_by_people() {
         reason: None,
         input_hash: None,
         value,
+        plan: None,
     });
     assert_eq!(case.run.status(), RunStatus::Succeeded);
     assert_eq!(

@@ -6,7 +6,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::model::{Action, Choice, Condition, EXPIRY, Plan, Reused, Step, WorkerAnswer};
+use super::model::{Action, Choice, Condition, EXPIRY, Plan, Planner, Reused, Step, WorkerAnswer};
 
 /// Something that happens to a run.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(super) enum Stimulus {
     /// A call is reported as not made, or as not made this time.
     Held(prop::sample::Index, i64, bool),
     Decide(prop::sample::Index, Choice, bool),
+    /// A planner answers a request, with the plan or without one.
+    Planned(prop::sample::Index, bool),
     Cancel(bool),
     Pause,
     Resume,
@@ -41,8 +43,14 @@ fn plan() -> impl Strategy<Value = Plan> {
         prop::option::weighted(0.1, 1_i64..30),
         prop::bool::weighted(0.1),
         prop_oneof![8 => Just(0_u8), 2 => Just(1), 1 => Just(2)],
+        prop_oneof![
+            8 => Just(None),
+            2 => Just(Some(Planner::Plans)),
+            1 => Just(Some(Planner::Fails)),
+            1 => Just(Some(Planner::Silent)),
+        ],
     )
-        .prop_map(|(steps, timeout, run_at, approve, repeats)| {
+        .prop_map(|(steps, timeout, run_at, approve, repeats, goal)| {
             let steps = steps.iter().enumerate().map(|(n, step)| {
                 let mut step = step.at(n, &steps);
                 // Only the retry of another run reuses results.
@@ -54,6 +62,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                 timeout,
                 run_at: run_at.filter(|_| repeats != 2),
                 approve,
+                goal: goal.filter(|_| repeats == 0),
                 undoes: repeats == 2,
             }
         })
@@ -150,12 +159,14 @@ fn stimulus() -> impl Strategy<Value = Stimulus> {
     let index = any::<prop::sample::Index>;
     let decides = prop_oneof![
         3 => Just(Choice::Approved),
+        1 => Just(Choice::Plan),
         1 => Just(Choice::Denied),
         2 => Just(Choice::Retry),
         1 => (0_i64..5).prop_map(Choice::Skip),
         1 => Just(Choice::Fail),
     ];
-    let wait = prop_oneof![3 => 1_i64..10, 2 => 10_i64..30, 1 => Just(EXPIRY)];
+    let wait =
+        prop_oneof![15 => 1_i64..10, 10 => 10_i64..30, 5 => Just(EXPIRY), 1 => Just(600_i64)];
     prop_oneof![
         8 => (index(), says()).prop_map(|(at, says)| Stimulus::Result(at, says)),
         3 => (index(), says()).prop_map(|(at, says)| Stimulus::Repeat(at, says)),
@@ -163,6 +174,7 @@ fn stimulus() -> impl Strategy<Value = Stimulus> {
         2 => wait.prop_map(Stimulus::Away),
         1 => (index(), 1_i64..10, any::<bool>()).prop_map(|(at, seconds, maybe)| Stimulus::Held(at, seconds, maybe)),
         3 => (index(), decides, prop::bool::weighted(0.1)).prop_map(|(at, decides, by)| Stimulus::Decide(at, decides, by)),
+        3 => (index(), prop::bool::weighted(0.7)).prop_map(|(at, plans)| Stimulus::Planned(at, plans)),
         1 => prop::bool::weighted(0.8).prop_map(Stimulus::Cancel),
         1 => Just(Stimulus::Pause),
         2 => Just(Stimulus::Resume),

@@ -12,6 +12,7 @@ mod kafka_admin;
 mod log_proxy;
 pub mod mutations;
 pub mod pages;
+pub mod planner;
 pub mod port;
 pub mod projections;
 pub mod redis;

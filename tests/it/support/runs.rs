@@ -81,6 +81,7 @@ impl Story {
             source: "workflow".into(),
             hash: "ab".repeat(32),
             plan: Json::of(plan),
+            found: Box::default(),
         };
         let now = started.received_at;
         let (run, effects) = saga::start(compiled, started, ready, &env(now));
@@ -141,6 +142,7 @@ impl Story {
             reason: Some("checked".into()),
             input_hash: None,
             value: None,
+            plan: None,
         });
     }
 

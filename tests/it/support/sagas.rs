@@ -14,7 +14,10 @@ use omnilink::{
     saga::{Followers, Sagas, Settings},
     stream::{lane::Running, progress::Progress},
 };
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{TestLog, append, read_all};
 
@@ -169,30 +172,80 @@ pub fn command(run: &str, kind: &str, body: &Value) -> Command {
 
 /// The start of a run with the plan of the sender; the id names it. Returns the run's id too.
 pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String, Command) {
-    let identity: Vec<String> = ["run", TENANT, id].map(str::to_owned).to_vec();
-    let run = start::run_id(&identity).to_string();
+    started(&Start {
+        body_hash: jcs::hash(&json!([plan, params]))[..32].to_owned(),
+        request: Request::Workflow,
+        params: Some(to_raw_value(params).unwrap()),
+        plan: Some(planned(PlanSource::Inline, plan)),
+        tools: definitions(tools),
+        ..blank(id)
+    })
+}
+
+/// The start of the run of a goal; the id names it. Returns the run's id too.
+pub fn goal(id: &str, goal: &str, params: &Value) -> (String, Command) {
+    goal_with(id, goal, params, |_| {})
+}
+
+/// As [`goal`], with changes.
+pub fn goal_with(
+    id: &str,
+    goal: &str,
+    params: &Value,
+    change: impl FnOnce(&mut Start),
+) -> (String, Command) {
+    let mut start = Start {
+        body_hash: jcs::hash(&json!([goal, params]))[..32].to_owned(),
+        request: Request::Goal,
+        params: Some(to_raw_value(params).unwrap()),
+        goal: Some(goal.into()),
+        ..blank(id)
+    };
+    change(&mut start);
+    started(&start)
+}
+
+fn started(start: &Start) -> (String, Command) {
+    let run = start::run_id(&start.identity).to_string();
+    let body: Value = serde_json::from_str(&start.encode().unwrap()).unwrap();
+    let command = command(&run, start::KIND, &body);
+    (run, command)
+}
+
+/// A plan of this source.
+pub fn planned(source: PlanSource, plan: &Value) -> Planned {
+    Planned {
+        source,
+        hash: jcs::hash(plan),
+        steps: to_raw_value(plan).unwrap(),
+    }
+}
+
+/// The definitions of tools, by name.
+pub fn definitions(tools: &[Value]) -> BTreeMap<String, Box<RawValue>> {
     let tools = tools.iter().map(|tool| {
         let name = tool["name"].as_str().unwrap().to_owned();
         (name, to_raw_value(tool).unwrap())
     });
-    let start = Start {
+    tools.collect()
+}
+
+/// A start without plan and goal.
+fn blank(id: &str) -> Start {
+    Start {
         version: start::VERSION,
-        identity,
-        body_hash: jcs::hash(&json!([plan, params]))[..32].to_owned(),
+        identity: ["run", TENANT, id].map(str::to_owned).to_vec(),
+        body_hash: String::new(),
         request: Request::Workflow,
         kind: "test".into(),
         id: id.into(),
         source: "/test".into(),
         received_at: 1_000_000,
         run_at: None,
-        params: Some(to_raw_value(params).unwrap()),
+        params: None,
         workflow: None,
-        plan: Some(Planned {
-            source: PlanSource::Inline,
-            hash: jcs::hash(plan),
-            steps: to_raw_value(plan).unwrap(),
-        }),
-        tools: tools.collect(),
+        plan: None,
+        tools: BTreeMap::new(),
         goal: None,
         guardian: None,
         sealed: None,
@@ -206,10 +259,9 @@ pub fn start(id: &str, plan: &Value, tools: &[Value], params: &Value) -> (String
         depth: 0,
         from_ingress: false,
         retry: None,
-    };
-    let body: Value = serde_json::from_str(&start.encode().unwrap()).unwrap();
-    let started = command(&run, start::KIND, &body);
-    (run, started)
+        slots: BTreeMap::new(),
+        found: None,
+    }
 }
 
 /// A tool whose calls workers claim; harmless.

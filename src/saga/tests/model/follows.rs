@@ -5,6 +5,10 @@ use super::{
     UNDO_TIMEOUT, Undo,
 };
 
+/// How long an answer of a planner is awaited, and the maximum number of requests.
+const ANSWER: i64 = 600;
+const REQUESTS: usize = 3;
+
 impl Model {
     pub(super) fn ended(&self) -> Option<&'static str> {
         self.end.map(|_| "run_ended")
@@ -50,8 +54,7 @@ impl Model {
 
     fn is_over(&self) -> bool {
         let begun = self.begun;
-        begun.is_some_and(|begun| begun + self.plan.timeout + self.still <= self.clock)
-            && !self.is_held()
+        begun.is_some_and(|begun| self.over_at(begun) <= self.clock) && !self.is_held()
     }
 
     /// Ends one thing whose deadline is over.
@@ -127,7 +130,42 @@ impl Model {
         if self.ending.is_some() {
             return self.unwind();
         }
+        if !self.planned {
+            return self.plan_goal();
+        }
         self.begin()
+    }
+
+    /// Requests a plan, or asks a person for it when no planner has answered; false: neither.
+    fn plan_goal(&mut self) -> bool {
+        let early = self.plan.run_at.is_some_and(|at| at > self.now);
+        if (self.begun.is_none() && early) || self.questions.iter().any(|question| question.plan) {
+            return false;
+        }
+        match self.request {
+            Some(until) if !self.woken || until > self.clock => return false,
+            Some(_) if self.requests == REQUESTS => self.ask_for_plan(),
+            _ => {
+                self.request = Some(self.clock + ANSWER);
+                self.requests += 1;
+                self.begun.get_or_insert(self.clock);
+            }
+        }
+        true
+    }
+
+    pub(super) fn take_plan(&mut self) {
+        self.request = None;
+        self.planned = true;
+        self.planned_at = Some(self.clock);
+    }
+
+    pub(super) fn ask_for_plan(&mut self) {
+        self.request = None;
+        self.ask(None, false);
+        if let Some(question) = self.questions.last_mut() {
+            question.plan = true;
+        }
     }
 
     fn begin(&mut self) -> bool {
@@ -230,6 +268,7 @@ impl Model {
             number: self.asked,
             step,
             incident,
+            plan: false,
             until: self.clock + EXPIRY,
         });
         self.asked += 1;

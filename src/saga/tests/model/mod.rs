@@ -10,11 +10,13 @@ const UNDO_TIMEOUT: i64 = 15;
 const UNDO_ATTEMPTS: u32 = 2;
 /// The time until an approval expires.
 pub(super) const EXPIRY: i64 = 120;
+/// The time limit of a run without a plan.
+const UNPLANNED: i64 = 7 * 86_400;
 
 mod follows;
 mod plan;
 
-pub(super) use plan::{Action, Condition, Plan, Reused, Step};
+pub(super) use plan::{Action, Condition, Plan, Planner, Reused, Step};
 
 /// The phase of a step.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -64,12 +66,15 @@ pub(super) struct Question {
     pub(super) number: usize,
     pub(super) step: Option<usize>,
     pub(super) incident: bool,
+    /// Whether it asks for a plan.
+    pub(super) plan: bool,
     until: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Status {
     Queued,
+    Planning,
     Running,
     WaitingApproval,
     Paused,
@@ -94,6 +99,8 @@ pub(super) enum WorkerAnswer {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Choice {
     Approved,
+    /// Approved, with a plan.
+    Plan,
     Denied,
     Retry,
     Skip(i64),
@@ -109,6 +116,13 @@ pub(super) struct Model {
     now: i64,
     clock: i64,
     begun: Option<i64>,
+    /// Whether it has a plan, and since when its time limit counts if that came later than the start.
+    pub(super) planned: bool,
+    planned_at: Option<i64>,
+    /// When the open request for a plan is repeated.
+    request: Option<i64>,
+    /// The number of requests so far.
+    pub(super) requests: usize,
     /// How long controls have held steps since then.
     still: i64,
     pub(super) steps: Vec<ModelStep>,
@@ -146,6 +160,10 @@ impl Model {
         };
         let mut model = Self {
             steps: vec![step; plan.steps.len()],
+            planned: plan.goal.is_none(),
+            planned_at: None,
+            request: None,
+            requests: 0,
             plan,
             now: 0,
             clock: 0,
@@ -177,6 +195,7 @@ impl Model {
             Some(end) => end,
             None if self.paused => Status::Paused,
             None if self.compensating => Status::Compensating,
+            None if self.request.is_some() => Status::Planning,
             None if self.steps.iter().any(works) => Status::Running,
             None if !self.questions.is_empty() => Status::WaitingApproval,
             None if self.begun.is_none() => Status::Queued,
@@ -204,9 +223,11 @@ impl Model {
         });
         let run = self.begun.filter(|_| self.ending.is_none());
         let run = run.filter(|_| !self.is_held());
-        let run = run.map(|begun| begun + self.plan.timeout + self.still);
+        let run = run.map(|begun| self.over_at(begun));
+        let request = self.request.filter(|_| self.ending.is_none());
         let asked = self.questions.iter().map(|question| question.until);
-        let due = steps.flatten().chain(run).chain(asked).min();
+        let due = steps.flatten().chain(run).chain(request).chain(asked);
+        let due = due.min();
         let due = due.map(|due| due - self.clock + self.now);
         let begin = self.plan.run_at.filter(|at| {
             *at > self.now && self.ending.is_none() && self.begun.is_none() && !self.only_undoes()
@@ -236,6 +257,16 @@ impl Model {
                     .map(|spent| if held { spent } else { spent + seconds });
             }
         }
+    }
+
+    /// When the time limit of the run is over.
+    fn over_at(&self, begun: i64) -> i64 {
+        let limit = if self.planned {
+            self.plan.timeout
+        } else {
+            UNPLANNED
+        };
+        self.planned_at.unwrap_or(begun) + limit + self.still
     }
 
     /// Whether a control holds a step.
@@ -316,17 +347,26 @@ impl Model {
         let Some(place) = self.questions.iter().position(|q| q.number == number) else {
             return Some("approval_not_open");
         };
-        let Question { step, incident, .. } = self.questions[place];
-        let permission = matches!(decides, Choice::Approved | Choice::Denied);
-        if permission == incident {
+        let Question {
+            step,
+            incident,
+            plan,
+            ..
+        } = self.questions[place];
+        let permission = matches!(decides, Choice::Approved | Choice::Plan | Choice::Denied);
+        if permission == incident || (decides == Choice::Plan && !plan) {
             return Some("invalid_decision");
         }
-        if permission && by_asker {
+        if permission && by_asker && !plan {
             return Some("self_approval");
+        }
+        if plan && decides == Choice::Approved {
+            return Some("plan_required");
         }
         self.questions.remove(place);
         self.decided.push((number, decides, by_asker));
         match (decides, step) {
+            (Choice::Plan, _) => self.take_plan(),
             (Choice::Approved, None) => self.approved = true,
             (Choice::Approved, Some(index)) => {
                 self.steps[index].at = StepPhase::Pending;
@@ -354,6 +394,21 @@ impl Model {
         None
     }
 
+    /// A planner answers a request, by its index; false: the answer does not count.
+    pub(super) fn planner(&mut self, request: usize, plans: bool) -> bool {
+        let last = self.request.is_some() && request + 1 == self.requests;
+        if !last || self.end.is_some() || self.ending.is_some() {
+            return false;
+        }
+        if plans {
+            self.take_plan();
+        } else {
+            self.ask_for_plan();
+        }
+        self.settle();
+        true
+    }
+
     /// A call was not made, but may have been made before (`maybe_called`); false: the attempt is over.
     pub(super) fn was_held(
         &mut self,
@@ -361,7 +416,7 @@ impl Model {
         until: i64,
         maybe_called: bool,
     ) -> bool {
-        if !undo && !self.plan.steps[index].does.is_work() {
+        if !self.planned || (!undo && !self.plan.steps[index].does.is_work()) {
             return false;
         }
         let until = Some(until - self.now + self.clock);
@@ -389,7 +444,7 @@ impl Model {
         says: WorkerAnswer,
     ) -> bool {
         let work = self.plan.steps[index].does.is_work();
-        if self.end.is_some() || (!work && !undo) {
+        if self.end.is_some() || (!work && !undo) || !self.planned {
             return false;
         }
         let step = &self.steps[index];

@@ -64,8 +64,21 @@ pub(in crate::saga::tests) struct Plan {
     pub(in crate::saga::tests) timeout: i64,
     pub(in crate::saga::tests) run_at: Option<i64>,
     pub(in crate::saga::tests) approve: bool,
+    /// The run is that of a goal: a planner or a person gives its plan. How planners answer once nothing else happens.
+    pub(in crate::saga::tests) goal: Option<Planner>,
     /// The run only retries compensations that failed in an earlier run.
     pub(in crate::saga::tests) undoes: bool,
+}
+
+/// A planner, once nothing else happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::saga::tests) enum Planner {
+    /// It gives the plan.
+    Plans,
+    /// It has none.
+    Fails,
+    /// It never answers.
+    Silent,
 }
 
 impl Plan {
