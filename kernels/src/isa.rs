@@ -12,6 +12,7 @@ use crate::{Block, Lane, lane};
 
 type Panel = unsafe fn(&[Lane], usize, Range<usize>, &[Block], &Lane, bool, &mut [Lane]);
 type AddNorm = unsafe fn(&mut [Lane], &[Lane], usize, &[Lane], &[Lane], f32);
+type Dots = unsafe fn(&[Lane], &[Lane], &mut [f32]);
 
 /// The kernels compiled for an instruction set that this processor has.
 ///
@@ -21,6 +22,7 @@ pub struct Isa {
     panel: Panel,
     softmax: unsafe fn(&mut [Lane], usize),
     add_norm: AddNorm,
+    dots: Dots,
 }
 
 impl Isa {
@@ -30,6 +32,7 @@ impl Isa {
             panel: avx512::panel,
             softmax: avx512::softmax,
             add_norm: avx512::add_norm,
+            dots: avx512::dots,
         })
     }
 
@@ -40,6 +43,7 @@ impl Isa {
             panel: avx2::panel,
             softmax: avx2::softmax,
             add_norm: avx2::add_norm,
+            dots: avx2::dots,
         })
     }
 
@@ -78,6 +82,13 @@ impl Isa {
     ) {
         // SAFETY: as in `panel`.
         unsafe { (self.add_norm)(x, other, rows, scale, shift, epsilon) }
+    }
+
+    /// The dot product of `vector` and each row of `rows`, which has rows of as many lanes, one after another.
+    #[inline]
+    pub fn dots(&self, rows: &[Lane], vector: &[Lane], out: &mut [f32]) {
+        // SAFETY: as in `panel`.
+        unsafe { (self.dots)(rows, vector, out) }
     }
 }
 
@@ -137,6 +148,9 @@ macro_rules! unrolled {
     };
 }
 
+/// Sums of a dot product that are added up side by side, because each addition waits for the one before it.
+const SUMS: usize = 4;
+
 /// 24 of the 32 registers hold sums.
 mod avx512 {
     use std::arch::x86_64::{
@@ -144,7 +158,7 @@ mod avx512 {
         _mm512_store_ps,
     };
 
-    use super::{Block, Lane, Range, lane};
+    use super::{Block, Lane, Range, SUMS, lane};
 
     kernels!("avx512f", 24: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
 
@@ -152,6 +166,26 @@ mod avx512 {
     fn load(lane: &Lane) -> __m512 {
         // SAFETY: a lane is 16 floats, aligned to 64 bytes.
         unsafe { _mm512_load_ps(lane.0.as_ptr()) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn dots(rows: &[Lane], vector: &[Lane], out: &mut [f32]) {
+        for (row, out) in rows.chunks_exact(vector.len()).zip(out) {
+            let mut sums = [_mm512_setzero_ps(); SUMS];
+            for (row, vector) in row.chunks(SUMS).zip(vector.chunks(SUMS)) {
+                unrolled!(n < SUMS: 0 1 2 3 => {
+                    if let (Some(x), Some(y)) = (row.get(n), vector.get(n)) {
+                        sums[n] = _mm512_fmadd_ps(load(x), load(y), sums[n]);
+                    }
+                });
+            }
+            let [a, b, c, d] = sums;
+            let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+            let mut lane = Lane::ZERO;
+            // SAFETY: as in `load`.
+            unsafe { _mm512_store_ps(lane.0.as_mut_ptr(), sum) };
+            *out = lane.fold(|x, y| x + y);
+        }
     }
 
     #[target_feature(enable = "avx512f")]
@@ -189,7 +223,7 @@ mod avx2 {
         _mm256_store_ps,
     };
 
-    use super::{Block, Lane, Range, lane};
+    use super::{Block, Lane, Range, SUMS, lane};
 
     kernels!("avx2,fma", 6: 1 2 3 4 5 6);
 
@@ -198,6 +232,31 @@ mod avx2 {
         let (halves, _) = lane.0.as_chunks::<8>();
         // SAFETY: each half is 8 floats; the lane is aligned to 64 bytes, so each half is to 32.
         [0, 1].map(|half: usize| unsafe { _mm256_load_ps(halves[half].as_ptr()) })
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn dots(rows: &[Lane], vector: &[Lane], out: &mut [f32]) {
+        for (row, out) in rows.chunks_exact(vector.len()).zip(out) {
+            let mut sums = [[_mm256_setzero_ps(); 2]; SUMS];
+            for (row, vector) in row.chunks(SUMS).zip(vector.chunks(SUMS)) {
+                unrolled!(n < SUMS: 0 1 2 3 => {
+                    if let (Some(x), Some(y)) = (row.get(n), vector.get(n)) {
+                        let ([x_low, x_high], [y_low, y_high]) = (load(x), load(y));
+                        sums[n][0] = _mm256_fmadd_ps(x_low, y_low, sums[n][0]);
+                        sums[n][1] = _mm256_fmadd_ps(x_high, y_high, sums[n][1]);
+                    }
+                });
+            }
+            let mut lane = Lane::ZERO;
+            let (halves, _) = lane.0.as_chunks_mut::<8>();
+            for half in 0..2 {
+                let low = _mm256_add_ps(sums[0][half], sums[1][half]);
+                let high = _mm256_add_ps(sums[2][half], sums[3][half]);
+                // SAFETY: as in `load`.
+                unsafe { _mm256_store_ps(halves[half].as_mut_ptr(), _mm256_add_ps(low, high)) };
+            }
+            *out = lane.fold(|x, y| x + y);
+        }
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -283,6 +342,21 @@ mod tests {
                         }
                         prop_assert!((f64::from(out.0[column]) - expected).abs() < 1e-4);
                     }
+                }
+            }
+        }
+
+        #[test]
+        fn a_dot_product_is_a_sum_whatever_its_length(seed: u64, count in 0..9_usize, width in 1..30_usize) {
+            let (rows, vector) = (lanes(seed, count * width), lanes(!seed, width));
+            let floats = |lanes: &[Lane]| lanes.iter().flat_map(|lane| lane.0).map(f64::from).collect::<Vec<_>>();
+            let vector_floats = floats(&vector);
+            for isa in all() {
+                let mut out = vec![0.0; count];
+                isa.dots(&rows, &vector, &mut out);
+                for (row, out) in rows.chunks_exact(width).zip(out) {
+                    let expected: f64 = floats(row).iter().zip(&vector_floats).map(|(x, y)| x * y).sum();
+                    prop_assert!((f64::from(out) - expected).abs() < 1e-3);
                 }
             }
         }

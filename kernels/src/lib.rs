@@ -1,4 +1,4 @@
-//! The vector kernels of OmniLink's embeddings, for x86-64 with AVX2 or AVX-512.
+//! The vector kernels of OmniLink's embeddings and of the search among them, for x86-64 with AVX2 or AVX-512.
 //!
 //! A separate crate, because dev builds optimise it (`profile.dev.package` in the root's Cargo.toml): without that a text takes
 //! seconds instead of milliseconds.

@@ -10,10 +10,12 @@
 //! | `graph` | dependencies: unknown ones, cycles, ancestors |
 //! | `expression`, `reference`, `render` | expressions `{{ … }}`: compiling them, finding their references, evaluating them |
 //! | `tool`, `builtin` | definitions of tools |
+//! | `cache` | finding the plan of an earlier goal that means the same |
 //! | `jcs` | the canonical form of JSON (RFC 8785), from which a plan's hash is computed |
 //! | `read`, `fault` | reading JSON, and reporting all its faults at once |
 
 mod builtin;
+pub mod cache;
 mod expression;
 mod fault;
 mod graph;

@@ -1,0 +1,361 @@
+//! Deterministic gates: what must be equal in two templates so that the plan of one may serve the other.
+//!
+//! Two goals that differ in one word may be close neighbours as vectors and yet mean opposite things ("enable" and "disable"). The
+//! gates compare what vectors blur. A [`Profile`] is computed once for a template; [`check`] compares two. The gates never say that
+//! two goals mean the same, only that they may.
+
+mod lexicon;
+mod meanings;
+mod profile;
+mod verbs;
+mod words;
+
+pub use self::profile::Profile;
+use self::{lexicon::LEXICON, verbs::READ};
+
+/// A gate.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Gate {
+    /// The kinds of slots and how many there are of each.
+    Slots,
+    /// Numbers that are no slots, and units.
+    Numbers,
+    /// What is to be done: classes of verbs.
+    Verb,
+    /// Opposites and words that exclude each other: paid and unpaid, invoice and receipt.
+    Contrast,
+    /// What is negated.
+    Negation,
+    /// From and to, before and after.
+    Direction,
+    /// All, every, only; once or again and again.
+    Scope,
+    /// A question about something that changes data, and a request to do it.
+    Mood,
+}
+
+impl Gate {
+    /// Its name in the stages of a look-up.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Slots => "slots",
+            Self::Numbers => "numbers",
+            Self::Verb => "verb",
+            Self::Contrast => "contrast",
+            Self::Negation => "negation",
+            Self::Direction => "direction",
+            Self::Scope => "scope",
+            Self::Mood => "mood",
+        }
+    }
+
+    /// Whether the two templates mean different things for certain: they are no competitors of each other.
+    pub const fn is_reversal(self) -> bool {
+        matches!(self, Self::Contrast | Self::Negation | Self::Direction)
+    }
+}
+
+/// Compares two templates. The first gate that is closed, if one is.
+pub fn check(one: &Profile, other: &Profile) -> Result<(), Gate> {
+    let gates = [
+        (Gate::Slots, one.slots == other.slots),
+        (Gate::Numbers, numbers(one, other)),
+        (Gate::Contrast, contrast(one, other)),
+        (Gate::Negation, one.negated == other.negated),
+        (Gate::Direction, direction(one, other)),
+        (Gate::Verb, verb(one, other)),
+        (Gate::Scope, scope(one, other)),
+        (Gate::Mood, mood(one, other)),
+    ];
+    let closed = gates.into_iter().find(|(_, open)| !open);
+    closed.map_or(Ok(()), |(gate, _)| Err(gate))
+}
+
+fn numbers(one: &Profile, other: &Profile) -> bool {
+    one.numbers == other.numbers && one.units == other.units
+}
+
+/// Every verb that changes something has its like in the other text.
+fn verb(one: &Profile, other: &Profile) -> bool {
+    let found = |all: &Profile, of: &Profile| {
+        let mut changing = all.actions.iter().filter(|classes| **classes & READ == 0);
+        changing.all(|classes| of.actions.iter().any(|like| classes & like != 0))
+    };
+    found(one, other) && found(other, one)
+}
+
+/// Where both texts have words of a line of contrasts, they share one.
+fn contrast(one: &Profile, other: &Profile) -> bool {
+    let lines = |all: &'_ Profile| {
+        all.contrasts
+            .iter()
+            .map(|(line, _)| *line)
+            .collect::<Vec<_>>()
+    };
+    let mut both = lines(one);
+    both.dedup();
+    both.retain(|line| other.contrasts.iter().any(|(l, _)| l == line));
+    both.iter().all(|line| {
+        let mut columns = one.contrasts.iter().filter(|(l, _)| l == line);
+        columns.any(|place| other.contrasts.contains(place))
+    })
+}
+
+/// Slots of a kind that occurs more than once have the same roles and numbers in the same order; one alone has no opposite role; and
+/// no word stands under another preposition or has changed places with another.
+fn direction(one: &Profile, other: &Profile) -> bool {
+    let repeated = |kind: &str| one.roles.iter().filter(|(k, ..)| k == kind).count() > 1;
+    let same = one.roles.iter().zip(&other.roles).all(|(one, other)| {
+        let (kind, _, role) = one;
+        one == other || (!repeated(kind) && fits(role, other.2))
+    });
+    same && !crossed(one, other) && !crossed(other, one)
+}
+
+/// Whether two roles of a slot may be the same: unless both are directions, and different ones.
+fn fits(one: &str, other: &str) -> bool {
+    one == other || !is_directed(one) || !is_directed(other)
+}
+
+/// Roles of which another excludes it.
+fn is_directed(role: &str) -> bool {
+    matches!(
+        role,
+        "from" | "to" | "before" | "after" | "than" | "over" | "under" | "against" | "instead"
+    )
+}
+
+fn crossed(one: &Profile, other: &Profile) -> bool {
+    one.directed.iter().any(|(role, word)| {
+        if !is_directed(role) && *role != "with" {
+            return false;
+        }
+        let elsewhere = other.directed.iter().find(|(_, w)| w == word);
+        if let Some((to, _)) = elsewhere {
+            return is_directed(role)
+                && !fits(role, to)
+                && !one.directed.iter().any(|(r, w)| r == to && w == word);
+        }
+        // Without a role in the other text; there, another word has its role, which has none here.
+        let moved = |(r, w): &&(&'static str, String)| {
+            r == role
+                && one.content.binary_search(w).is_ok()
+                && !one.directed.iter().any(|(_, x)| x == w)
+        };
+        other.content.binary_search(word).is_ok()
+            && other.directed.iter().any(|place| moved(&place))
+    })
+}
+
+/// `only` and repetition are equal; `all` may be left out only where nothing is changed.
+fn scope(one: &Profile, other: &Profile) -> bool {
+    let changes = one.changes() || other.changes();
+    one.only == other.only && one.recurring == other.recurring && (one.all == other.all || !changes)
+}
+
+fn mood(one: &Profile, other: &Profile) -> bool {
+    one.question == other.question || !(one.changes() && other.changes())
+}
+
+/// Words of `one` that neither occur in one of the others nor have a synonym there, fillers left out.
+pub fn unexplained(one: &Profile, others: &[&Profile]) -> usize {
+    let explains = |other: &Profile, word: &String| {
+        other.content.binary_search(word).is_ok()
+            || other.content.iter().any(|o| LEXICON.synonymous(word, o))
+    };
+    let explained = |word: &&String| others.iter().any(|other| explains(other, word));
+    one.content.iter().filter(|word| !explained(word)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(one: &str, other: &str) -> Option<Gate> {
+        let (one, other) = (Profile::new(one), Profile::new(other));
+        let result = check(&one, &other).err();
+        assert_eq!(
+            result.is_some(),
+            check(&other, &one).is_err(),
+            "{one:?} {other:?}"
+        );
+        result
+    }
+
+    /// Pairs as the gates see them: templates.
+    #[test]
+    fn each_gate_closes_for_its_differences() {
+        for (expected, one, other) in [
+            (
+                Gate::Slots,
+                "Book flight to {LOCATION}",
+                "Book flight to {LOCATION} {DATE}",
+            ),
+            (Gate::Slots, "Mail {EMAIL}", "Mail {PERSON}"),
+            (
+                Gate::Slots,
+                "Compare {DATE_1} and {DATE_2}",
+                "Compare {DATE}",
+            ),
+            (
+                Gate::Slots,
+                "Ship {NUMBER:kg} of rice",
+                "Ship {NUMBER:lb} of rice",
+            ),
+            (
+                Gate::Direction,
+                "Remind {PERSON_1} about {PERSON_2}",
+                "About {PERSON_1}, remind {PERSON_2}",
+            ),
+            (
+                Gate::Numbers,
+                "Keep logs for {NUMBER} days",
+                "Keep logs for {NUMBER} months",
+            ),
+            (Gate::Numbers, "Send the q3 report", "Send the q4 report"),
+            (
+                Gate::Numbers,
+                "Book a table for two",
+                "Book a table for six",
+            ),
+            (
+                Gate::Numbers,
+                "Give {PERSON} a {NUMBER}% discount",
+                "Give {PERSON} a {NUMBER} euro discount",
+            ),
+            (Gate::Verb, "Approve expense {ID}", "Submit expense {ID}"),
+            (Gate::Verb, "Cancel order {ID}", "Refund order {ID}"),
+            (Gate::Verb, "Delete order {ID}", "Show order {ID}"),
+            (
+                Gate::Verb,
+                "Turn on two-factor for {EMAIL}",
+                "Turn two-factor off for {EMAIL}",
+            ),
+            (
+                Gate::Verb,
+                "Archive project {ID}",
+                "Archive project {ID} and notify the owner",
+            ),
+            (Gate::Contrast, "List unpaid invoices", "List paid invoices"),
+            (
+                Gate::Contrast,
+                "Send the weekly report",
+                "Send the monthly report",
+            ),
+            (
+                Gate::Contrast,
+                "Who is the supplier?",
+                "Who is the customer?",
+            ),
+            (
+                Gate::Contrast,
+                "Export orders as pdf",
+                "Export orders as csv",
+            ),
+            (
+                Gate::Negation,
+                "Ship orders with gift wrap",
+                "Ship orders without gift wrap",
+            ),
+            (Gate::Negation, "Notify the team", "Do not notify the team"),
+            (
+                Gate::Negation,
+                "List orders except returns",
+                "List orders except samples",
+            ),
+            (
+                Gate::Direction,
+                "Transfer {AMOUNT} from {LOCATION_1} to {LOCATION_2}",
+                "Transfer {AMOUNT} to {LOCATION_1} from {LOCATION_2}",
+            ),
+            (
+                Gate::Direction,
+                "Show mails from {PERSON}",
+                "Show mails to {PERSON}",
+            ),
+            (
+                Gate::Direction,
+                "Move the files from archive to backup",
+                "Move the files from backup to archive",
+            ),
+            (
+                Gate::Direction,
+                "Merge dev into main",
+                "Merge main into dev",
+            ),
+            (
+                Gate::Direction,
+                "Replace oil with butter",
+                "Replace butter with oil",
+            ),
+            (
+                Gate::Contrast,
+                "Refund the order of {PERSON}",
+                "Refund the invoice of {PERSON}",
+            ),
+            (
+                Gate::Scope,
+                "Delete invoices of {PERSON}",
+                "Delete all invoices of {PERSON}",
+            ),
+            (Gate::Scope, "Mail the managers", "Mail only the managers"),
+            (
+                Gate::Scope,
+                "Back up the database on {DATE}",
+                "Back up the database every {DATE}",
+            ),
+            (
+                Gate::Mood,
+                "How do I cancel my subscription?",
+                "Cancel my subscription",
+            ),
+        ] {
+            assert_eq!(gate(one, other), Some(expected), "{one} / {other}");
+        }
+    }
+
+    #[test]
+    fn other_words_for_the_same_pass() {
+        for (one, other) in [
+            (
+                "Book flight to {LOCATION} {DATE}",
+                "Please book me a flight to {LOCATION} for {DATE}",
+            ),
+            ("Cancel order {ID}", "I want to cancel the order {ID}"),
+            ("Cancel order {ID}", "Cancellation of order {ID}, please"),
+            ("Turn off the alarm", "Switch the alarm off"),
+            ("Show my invoices", "List all my invoices"),
+            ("Delete the draft", "Remove the draft"),
+            (
+                "Transfer {AMOUNT} from checking to savings",
+                "Move {AMOUNT} out of checking to savings",
+            ),
+            ("What's my balance?", "Tell me my balance"),
+            (
+                "Send {EMAIL} the contract",
+                "E-mail the contract to {EMAIL}",
+            ),
+            ("Don't renew my plan", "Please do not renew my plan"),
+            (
+                "Merge dev into main",
+                "Please merge the dev branch into main",
+            ),
+        ] {
+            assert_eq!(gate(one, other), None, "{one} / {other}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_explained_is_counted() {
+        let count =
+            |one: &str, other: &str| unexplained(&Profile::new(one), &[&Profile::new(other)]);
+        assert_eq!(
+            count("Show open orders", "Please show me the open orders"),
+            0
+        );
+        assert_eq!(count("Show client {PERSON}", "Show customer {PERSON}"), 0);
+        assert_eq!(count("Ship to the warehouse", "Ship to the shop"), 1);
+        assert_eq!(count("Show orders", "Show blocked orders"), 0);
+        assert_eq!(count("Show blocked orders", "Show orders"), 1);
+    }
+}

@@ -1,0 +1,228 @@
+//! The words of a template: tokens, and their stems.
+
+/// A token of a template.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Token {
+    /// A word as written, in lower case, and its stem.
+    Word { word: String, stem: String },
+    /// A slot.
+    Slot(Slot),
+    /// Text with a digit that is no slot: `24h`, `q3`.
+    Number(String),
+}
+
+/// A slot: `{DATE}`, `{DATE_2}`, `{NUMBER:kg}`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Slot {
+    pub(super) kind: String,
+    /// Slots of a kind with the same number have the same value.
+    pub(super) number: u32,
+    /// What else plans depend on, such as the unit.
+    pub(super) form: String,
+}
+
+impl Token {
+    pub(super) fn word(&self) -> &str {
+        match self {
+            Self::Word { word, .. } => word,
+            Self::Slot(_) | Self::Number(_) => "",
+        }
+    }
+
+    pub(super) fn stem(&self) -> &str {
+        match self {
+            Self::Word { stem, .. } => stem,
+            Self::Slot(_) | Self::Number(_) => "",
+        }
+    }
+
+    fn new(text: &str) -> Self {
+        if text.bytes().any(|b| b.is_ascii_digit()) {
+            return Self::Number(text.to_owned());
+        }
+        Self::Word {
+            word: text.to_owned(),
+            stem: stem(text),
+        }
+    }
+}
+
+/// The tokens of a template, in order. Contractions are written out (`don't` is `do not`), and possessive endings dropped.
+pub(super) fn tokens(template: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let template = template.replace("-mail", "mail");
+    let mut rest = template.as_str();
+    while let Some(first) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("{{") {
+            // A brace of the goal.
+            rest = after;
+            continue;
+        }
+        if let Some((slot, after)) = slot(rest) {
+            tokens.push(Token::Slot(slot));
+            let possessive = ["'s", "’s"].iter().find_map(|s| after.strip_prefix(s));
+            rest = possessive.unwrap_or(after);
+            continue;
+        }
+        let in_word = |c: char| c.is_alphanumeric() || matches!(c, '\'' | '’');
+        if first.is_alphanumeric() {
+            let end = rest.find(|c| !in_word(c)).unwrap_or(rest.len());
+            push_word(&rest[..end].to_lowercase().replace('’', "'"), &mut tokens);
+            rest = &rest[end..];
+            continue;
+        }
+        match first {
+            '%' => tokens.push(Token::new("percent")),
+            '€' => tokens.push(Token::new("euro")),
+            '$' => tokens.push(Token::new("dollar")),
+            '£' => tokens.push(Token::new("pound")),
+            _ => {}
+        }
+        rest = &rest[first.len_utf8()..];
+    }
+    tokens
+}
+
+/// The slot at the start of `text`, and what comes after it.
+fn slot(text: &str) -> Option<(Slot, &str)> {
+    let (inside, after) = text.strip_prefix('{')?.split_once('}')?;
+    let (name, form) = inside.split_once(':').unwrap_or((inside, ""));
+    let numbered = name
+        .rsplit_once('_')
+        .and_then(|(kind, number)| Some((kind, number.parse().ok()?)));
+    let (kind, number) = numbered.unwrap_or((name, 1));
+    let slot = Slot {
+        kind: kind.to_owned(),
+        number,
+        form: form.to_lowercase(),
+    };
+    (!kind.is_empty() && kind.bytes().all(|b| b.is_ascii_uppercase())).then_some((slot, after))
+}
+
+fn push_word(text: &str, tokens: &mut Vec<Token>) {
+    let text = text.trim_matches('\'');
+    let words: [&str; 2] = match text {
+        "can't" | "cant" | "cannot" => ["can", "not"],
+        "won't" | "wont" => ["will", "not"],
+        "dont" => ["do", "not"],
+        "doesnt" => ["does", "not"],
+        "didnt" => ["did", "not"],
+        "isnt" => ["is", "not"],
+        _ => match text.split_once('\'') {
+            Some((verb, "t")) if verb.ends_with('n') => [&verb[..verb.len() - 1], "not"],
+            Some((word, _)) => [word, ""],
+            None => [text, ""],
+        },
+    };
+    let words = words.into_iter().filter(|word| !word.is_empty());
+    tokens.extend(words.map(Token::new));
+}
+
+/// Forms that no rule leads to their verb.
+const IRREGULAR: &[(&str, &str)] = &[
+    ("bought", "buy"),
+    ("chosen", "choose"),
+    ("found", "find"),
+    ("froze", "freeze"),
+    ("frozen", "freeze"),
+    ("gave", "give"),
+    ("given", "give"),
+    ("got", "get"),
+    ("held", "hold"),
+    ("kept", "keep"),
+    ("lent", "lend"),
+    ("lost", "lose"),
+    ("made", "make"),
+    ("sent", "send"),
+    ("shown", "show"),
+    ("sold", "sell"),
+    ("spent", "spend"),
+    ("stolen", "steal"),
+    ("taken", "take"),
+    ("told", "tell"),
+    ("took", "take"),
+    ("went", "go"),
+    ("written", "write"),
+    ("wrote", "write"),
+];
+
+/// The form that inflections of a word share: `cancelled`, `cancels` and `cancelling` are `cancel`. It need not be a word.
+pub(super) fn stem(word: &str) -> String {
+    let irregular = IRREGULAR.binary_search_by_key(&word, |(form, _)| form);
+    let word = irregular.map_or(word, |at| IRREGULAR[at].1);
+    let mut stem = word;
+    let has_vowel = |text: &str| text.contains(['a', 'e', 'i', 'o', 'u', 'y']);
+    if let Some(start) = stem.strip_suffix("ies") {
+        if start.len() >= 2 {
+            return format!("{start}i");
+        }
+    } else if stem.len() > 3 && stem.ends_with('s') && !stem.ends_with("ss") {
+        if !stem.ends_with("us") && !stem.ends_with("is") {
+            stem = &stem[..stem.len() - 1];
+        }
+    }
+    let inflected = ["ing", "ed"]
+        .iter()
+        .filter_map(|end| stem.strip_suffix(end))
+        .find(|start| start.chars().count() >= 3 && has_vowel(start) && !start.ends_with('e'));
+    if let Some(start) = inflected {
+        stem = start;
+    }
+    if stem.len() > 3 {
+        stem = stem.strip_suffix('e').unwrap_or(stem);
+    }
+    let mut last = stem.chars().rev();
+    if let (Some(a), Some(b)) = (last.next(), last.next()) {
+        if a == b && stem.len() > 3 {
+            stem = &stem[..stem.len() - a.len_utf8()];
+        }
+    }
+    match stem.strip_suffix('y') {
+        Some(start) if start.len() >= 3 => format!("{start}i"),
+        _ => stem.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inflections_share_a_stem() {
+        for words in [
+            "cancel cancels cancelled canceled cancelling",
+            "schedule schedules scheduled scheduling",
+            "company companies",
+            "invoice invoices invoicing invoiced",
+            "bill bills billed billing",
+            "pay pays paying",
+            "copy copies copied copying",
+            "send sent sends sending",
+            "freeze froze frozen freezing",
+            "box boxes",
+            "plan plans planned planning",
+        ] {
+            let stems: Vec<_> = words.split(' ').map(stem).collect();
+            assert!(stems.iter().all(|s| *s == stems[0]), "{stems:?}");
+        }
+        for (one, other) in [("pay", "paid"), ("state", "status"), ("order", "border")] {
+            assert_ne!(stem(one), stem(other));
+        }
+        assert!(IRREGULAR.is_sorted());
+    }
+
+    #[test]
+    fn a_template_is_split_into_words_slots_and_numbers() {
+        let words: Vec<_> =
+            tokens("Don’t e-mail {PERSON_2}’s Q3 report, 50% of {{DATE} {NUMBER:KG}!")
+                .into_iter()
+                .map(|token| match token {
+                    Token::Word { word, .. } => word,
+                    Token::Slot(slot) => format!("<{} {}{}>", slot.kind, slot.number, slot.form),
+                    Token::Number(text) => format!("#{text}"),
+                })
+                .collect();
+        let expected = "do not email <PERSON 2> #q3 report #50 percent of date <NUMBER 1kg>";
+        assert_eq!(words.join(" "), expected);
+    }
+}

@@ -1,0 +1,341 @@
+//! The entries of a tenant.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{
+    Settings,
+    belief::Tally,
+    evidence::Evidence,
+    gates::Profile,
+    index::{Exact, VectorIndex},
+    record::{EntryRecord, LabelRecord},
+};
+
+/// An entry.
+#[derive(Debug)]
+pub struct Entry<P> {
+    /// The template of its goal.
+    pub template: String,
+    /// When it was written last, in milliseconds since the Unix epoch.
+    pub at: i64,
+    /// The hash of its plan.
+    pub hash: String,
+    /// The shape of its plan.
+    pub shape: Arc<str>,
+    /// Whether its plan has steps of lane RED.
+    pub red: bool,
+    /// The payload of its record.
+    pub payload: Arc<P>,
+    pub(super) key: String,
+    pub(super) fixed: BTreeMap<String, Value>,
+    pub(super) profile: Profile,
+}
+
+/// A label of an entry.
+#[derive(Debug)]
+struct Label {
+    /// The last part of the key of its record.
+    other: String,
+    key: String,
+    at: i64,
+    evidence: f64,
+    hash: Option<String>,
+    agrees: bool,
+}
+
+/// What is known under the id of an entry. Labels may come before their entry.
+#[derive(Debug)]
+pub(super) struct Known<P> {
+    pub(super) id: String,
+    pub(super) entry: Option<Entry<P>>,
+    labels: Vec<Label>,
+    /// Of the labels that count.
+    pub(super) tally: Tally,
+    /// When it changed last; the oldest is forgotten first.
+    at: i64,
+}
+
+/// All entries of a tenant.
+pub(super) struct Tenant<P> {
+    slots: Vec<Option<Known<P>>>,
+    free: Vec<u32>,
+    by_id: HashMap<String, u32>,
+    /// Entries by template, and by the templates of their aliases.
+    by_key: HashMap<String, Vec<u32>>,
+    oldest: BTreeSet<(i64, u32)>,
+    pub(super) index: Box<dyn VectorIndex>,
+    /// The labels of all entries, and of those with the same shape.
+    pub(super) tally: Tally,
+    pub(super) shapes: HashMap<Arc<str>, Shape>,
+}
+
+/// Entries with plans of the same shape.
+#[derive(Default)]
+pub(super) struct Shape {
+    entries: usize,
+    pub(super) tally: Tally,
+}
+
+impl<P> Known<P> {
+    /// The labels that are about the plan of the entry.
+    fn counting(&self) -> impl Iterator<Item = &Label> {
+        let hash = self.entry.as_ref().map(|entry| entry.hash.as_str());
+        self.labels
+            .iter()
+            .filter(move |label| match (&label.hash, hash) {
+                (_, None) => false,
+                (None, _) => true,
+                (Some(of_label), Some(hash)) => of_label == hash,
+            })
+    }
+
+    /// The templates whose goals get this entry without a comparison.
+    fn keys(&self) -> Vec<String> {
+        let aliases = self
+            .counting()
+            .filter(|label| label.agrees)
+            .map(|label| &label.key);
+        let own = self.entry.iter().map(|entry| &entry.key);
+        let mut keys: Vec<String> = own.chain(aliases).cloned().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+}
+
+impl<P> Default for Tenant<P> {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::new(),
+            by_key: HashMap::new(),
+            oldest: BTreeSet::new(),
+            index: Box::new(Exact::default()),
+            tally: Tally::default(),
+            shapes: HashMap::new(),
+        }
+    }
+}
+
+impl<P> Tenant<P> {
+    pub(super) fn get(&self, slot: u32) -> Option<&Known<P>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(super) fn slot(&self, id: &str) -> Option<u32> {
+        self.by_id.get(id).copied()
+    }
+
+    /// Entries of this template, or with an alias of it.
+    pub(super) fn with_key(&self, key: &str) -> &[u32] {
+        self.by_key.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everything that has an entry.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &Entry<P>)> {
+        let known = self.slots.iter().flatten();
+        known.filter_map(|known| Some((known.id.as_str(), known.entry.as_ref()?)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Takes the keys and labels of a slot out of what is derived from them.
+    fn withdraw(&mut self, slot: u32) {
+        let Some(known) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        for key in known.keys() {
+            if let Some(slots) = self.by_key.get_mut(&key) {
+                slots.retain(|other| *other != slot);
+                if slots.is_empty() {
+                    self.by_key.remove(&key);
+                }
+            }
+        }
+        self.oldest.remove(&(known.at, slot));
+        known.tally = Tally::default();
+        let Some(entry) = &known.entry else {
+            return;
+        };
+        let Some(shape) = self.shapes.get_mut(&entry.shape) else {
+            return;
+        };
+        for label in known.counting() {
+            shape.tally.remove(label.evidence, label.agrees);
+            self.tally.remove(label.evidence, label.agrees);
+        }
+        shape.entries -= 1;
+        if shape.entries == 0 {
+            self.shapes.remove(&entry.shape);
+        }
+    }
+
+    /// Adds the keys and labels of a slot to what is derived from them. A slot without anything is freed.
+    fn settle(&mut self, slot: u32) {
+        let Some(known) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if known.entry.is_none() && known.labels.is_empty() {
+            self.by_id.remove(&known.id);
+            self.slots[slot as usize] = None;
+            self.free.push(slot);
+            return;
+        }
+        for key in known.keys() {
+            self.by_key.entry(key).or_default().push(slot);
+        }
+        self.oldest.insert((known.at, slot));
+        let mut tally = Tally::default();
+        if let Some(entry) = &known.entry {
+            let shape = self.shapes.entry(entry.shape.clone()).or_default();
+            shape.entries += 1;
+            for label in known.counting() {
+                shape.tally.add(label.evidence, label.agrees);
+                self.tally.add(label.evidence, label.agrees);
+                tally.add(label.evidence, label.agrees);
+            }
+        }
+        known.tally = tally;
+    }
+
+    /// Changes what is known under an id, which may be new.
+    fn change(&mut self, id: &str, change: impl FnOnce(&mut Known<P>)) -> u32 {
+        let slot = self.slot(id).unwrap_or_else(|| {
+            let known = Known {
+                id: id.to_owned(),
+                entry: None,
+                labels: Vec::new(),
+                tally: Tally::default(),
+                at: i64::MIN,
+            };
+            let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+            if slot as usize == self.slots.len() {
+                self.slots.push(Some(known));
+            } else {
+                self.slots[slot as usize] = Some(known);
+            }
+            self.by_id.insert(id.to_owned(), slot);
+            slot
+        });
+        self.withdraw(slot);
+        if let Some(known) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
+            change(known);
+        }
+        self.settle(slot);
+        slot
+    }
+
+    pub(super) fn put(&mut self, id: &str, record: EntryRecord<P>, settings: &Settings) {
+        let same_shape = self.shapes.get_key_value(record.shape.as_str());
+        let shape =
+            same_shape.map_or_else(|| record.shape.as_str().into(), |(shape, _)| shape.clone());
+        let old = self
+            .slot(id)
+            .and_then(|slot| self.get(slot)?.entry.as_ref());
+        let other_template = old.is_some_and(|old| old.template != record.template);
+        let entry = Entry {
+            profile: Profile::new(&record.template),
+            template: record.template,
+            key: record.key,
+            at: record.at,
+            hash: record.hash,
+            shape,
+            red: record.red,
+            fixed: record.fixed,
+            payload: record.payload,
+        };
+        let slot = self.change(id, |known| {
+            known.at = entry.at;
+            known.entry = Some(entry);
+        });
+        if let Some(vector) = record.vector {
+            self.index.insert(slot, &vector);
+        } else if other_template {
+            self.index.remove(slot);
+        }
+        self.bound(settings);
+    }
+
+    pub(super) fn label(
+        &mut self,
+        id: &str,
+        other: &str,
+        record: LabelRecord,
+        settings: &Settings,
+    ) {
+        let evidence = record
+            .evidence
+            .unwrap_or_else(|| Evidence::of_similarity(record.score).logit());
+        let label = Label {
+            other: other.to_owned(),
+            key: record.key,
+            at: record.at,
+            evidence,
+            hash: record.hash,
+            agrees: record.agrees,
+        };
+        self.change(id, |known| {
+            known.at = known.at.max(label.at);
+            known.labels.retain(|old| old.other != label.other);
+            let place = known.labels.partition_point(|old| old.at <= label.at);
+            known.labels.insert(place, label);
+            if known.labels.len() > settings.labels {
+                known.labels.remove(0);
+            }
+        });
+        self.bound(settings);
+    }
+
+    /// Forgets an entry. Its labels stay, because their records do.
+    pub(super) fn forget(&mut self, id: &str) {
+        let Some(slot) = self.slot(id) else {
+            return;
+        };
+        self.index.remove(slot);
+        self.change(id, |known| known.entry = None);
+    }
+
+    pub(super) fn forget_label(&mut self, id: &str, other: &str) {
+        if self.slot(id).is_some() {
+            self.change(id, |known| {
+                known.labels.retain(|label| label.other != other)
+            });
+        }
+    }
+
+    /// Removes all that is older than `at`.
+    pub(super) fn expire(&mut self, at: i64) {
+        while let Some(&(oldest, slot)) = self.oldest.first().filter(|(oldest, _)| *oldest < at) {
+            debug_assert!(oldest < at);
+            self.remove(slot);
+        }
+    }
+
+    fn bound(&mut self, settings: &Settings) {
+        while self.by_id.len() > settings.entries {
+            let Some(&(_, slot)) = self.oldest.first() else {
+                return;
+            };
+            self.remove(slot);
+        }
+    }
+
+    /// Removes a slot with its labels.
+    fn remove(&mut self, slot: u32) {
+        self.index.remove(slot);
+        self.withdraw(slot);
+        if let Some(known) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
+            known.entry = None;
+            known.labels.clear();
+        }
+        self.settle(slot);
+    }
+}
