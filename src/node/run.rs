@@ -10,7 +10,7 @@ use super::{
     control_records::ControlRecords,
     cron, event_schemas,
     lags::NodeLags,
-    notify,
+    notify, planner,
     postgres::{self, Postgres},
     sagas,
     storage::{self, Storage},
@@ -55,7 +55,7 @@ pub struct Parts {
     pub projections: bool,
     /// The topologies of topologies_dir.
     pub topologies: bool,
-    /// Calls of HTTP workers, from `steps` to `commands`; and notifications.
+    /// Calls of HTTP workers, from `steps` to `commands`; plans of goals, from `goals` to `commands`; and notifications.
     pub workers: bool,
 }
 
@@ -159,6 +159,14 @@ pub async fn run(
     } else {
         None
     };
+    let (planner, following) = planner::follow(&config, &storage, &workflows, &readiness)?;
+    let planning = if parts.workers {
+        Some(planner::start(
+            &planner, &storage, &controls, &readiness, &mut watch,
+        )?)
+    } else {
+        None
+    };
     let notifications = if parts.workers {
         notify::start(&config, &storage, &readiness, &mut watch)?
     } else {
@@ -213,6 +221,7 @@ pub async fn run(
             nodes,
             limiter,
             workflows,
+            planner,
             tool_states,
         },
     )?;
@@ -233,7 +242,9 @@ pub async fn run(
     tokio::task::spawn_blocking(|| {
         drop(cron);
         drop(notifications);
+        drop(planning);
         drop(calls);
+        drop(following);
     })
     .await?;
     if let Some(topologies) = topologies {

@@ -10,6 +10,7 @@ use super::{
     llm::answer::{Made, check},
     lookup::{Choice, Found},
     second_look::Look,
+    table::shape_of,
 };
 use crate::{
     api::plans::PlanStage,
@@ -17,11 +18,7 @@ use crate::{
         plan::{NoPlan, PlanAnswer, VERSION},
         start::{PlanSource, Planned, RECORD_MAX},
     },
-    plans::{
-        cache::NearMiss,
-        jcs,
-        shape::{generalise, shape},
-    },
+    plans::{cache::NearMiss, jcs, shape::generalise},
     runs::{Json, LABEL, PlanLabel, PlanRecord},
     telemetry::metrics::{PLANNER_DEGRADED, PLANS},
     workflows::Catalog,
@@ -158,8 +155,11 @@ impl Inner {
     ) -> Answered {
         // Another goal with the same template has other values.
         let general = generalise(&made.plan, &goal.slots);
-        let made = check(general, goal, catalog).unwrap_or(made);
-        let cacheable = !goal.has_inputs() && goal.ignored_slots(&made.plan).is_empty();
+        let fits_others = general.literal.is_empty() && !general.dated && !goal.has_inputs();
+        let (made, cacheable) = match check(general.plan, goal, catalog) {
+            Ok(general) => (general, fits_others),
+            Err(_) => (made, false),
+        };
         let near_miss = found.near_miss.as_ref().filter(|_| cacheable);
         let label = near_miss.and_then(|near| self.label(goal, &made.plan, near));
         let tools = match catalog.definitions(&made.compiled) {
@@ -192,7 +192,7 @@ impl Inner {
             score: near.score,
             evidence: Some(near.evidence),
             hash: Some(entry.hash.clone()),
-            agrees: *entry.shape == *shape(plan, &goal.slots),
+            agrees: *entry.shape == *shape_of(plan, &goal.slots),
         };
         Some(PlanRecord {
             tenant: goal.tenant.clone(),

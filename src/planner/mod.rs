@@ -42,6 +42,7 @@ pub use self::{
     bounds::{Bounds, PLANNER_EVENT, PLANNER_HOST},
     effect::EffectParts,
     follow::Following,
+    listing::Place,
     lookup::{EMBEDDINGS_UNAVAILABLE, QDRANT_UNAVAILABLE},
     qdrant::{Qdrant, QdrantError},
     vectors::{NoVectors, Vector, Vectors},

@@ -7,6 +7,7 @@ use std::{
 };
 
 use parking_lot::{RwLock, RwLockReadGuard};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{bounds::Bounds, entry::Entry, vectors::Vector};
@@ -16,6 +17,7 @@ use crate::{
     config::Plans,
     plans::{
         cache::{Cache, CacheRecord, EntryRecord, LabelRecord, Settings},
+        jcs,
         shape::shape,
         template::example,
     },
@@ -246,7 +248,7 @@ impl State {
             key: example(&entry.template).key(),
             at: record.at,
             hash: entry.cached.hash.clone(),
-            shape: shape(&entry.plan, &entry.cached.slots),
+            shape: shape_of(&entry.plan, &entry.cached.slots),
             red: entry.is_red(catalog, bounds),
             fixed: entry.fixed(),
             vector: None,
@@ -310,6 +312,11 @@ impl State {
             self.removed.push(id.to_owned());
         }
     }
+}
+
+/// The shape of a plan, as text that is compared.
+pub(super) fn shape_of(plan: &Value, slots: &BTreeMap<String, Value>) -> String {
+    jcs::canonical(&shape(plan, slots))
 }
 
 /// Between the parts of a key.

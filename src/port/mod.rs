@@ -62,6 +62,7 @@ use crate::{
     jwt::Jwt,
     limits::Limiter,
     log::Log,
+    planner::Planner,
     saga::Followers,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -121,6 +122,8 @@ pub struct Parts {
     pub limiter: Limiter,
     /// Workflows and tools.
     pub workflows: workflows::Current,
+    /// The cached plans.
+    pub planner: Planner,
     /// The state of tool calls on this node.
     pub tool_states: ToolStates,
 }
@@ -139,6 +142,7 @@ struct Shared {
     nodes: Option<Nodes>,
     limiting: limited::Limiting,
     workflows: workflows::Current,
+    planner: Planner,
     tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
@@ -207,6 +211,7 @@ impl Port {
                 nodes: parts.nodes,
                 limiting,
                 workflows: parts.workflows,
+                planner: parts.planner,
                 tool_states: parts.tool_states,
                 commands: parts.commands,
                 followers: parts.followers,

@@ -10,6 +10,7 @@ pub mod hostile;
 pub mod issuer;
 mod kafka_admin;
 mod log_proxy;
+pub mod language_model;
 pub mod mutations;
 pub mod pages;
 pub mod planner;

@@ -72,6 +72,7 @@ fn blank(request: &PlanRequest) -> PlanAnswer {
         entry: None,
         score: None,
         red: BTreeMap::new(),
+        flagged: false,
         lookup: None,
         cost: None,
         degraded: Vec::new(),

@@ -33,6 +33,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
+    planner::{self, Planner},
     port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, TablesError, Tls, Tools},
     saga::Followers,
     state::Changes,
@@ -71,6 +72,7 @@ pub struct NodeOptions {
     pub store: Option<Store>,
     pub clock: Arc<dyn Clock>,
     pub jwt: Option<Arc<Jwt>>,
+    pub planner: planner::Settings,
 }
 
 impl Default for NodeOptions {
@@ -83,6 +85,7 @@ impl Default for NodeOptions {
             store: None,
             clock: Arc::new(SystemClock),
             jwt: None,
+            planner: planner::Settings::default(),
         }
     }
 }
@@ -195,6 +198,8 @@ pub struct Node {
     /// Workflows and tools; none but the builtin ones at the start.
     pub workflows: Current,
     pub tool_states: ToolStates,
+    /// Cached plans; nothing feeds it by itself.
+    pub planner: Planner,
     /// Requests that wait for what becomes of their runs.
     pub followers: Followers,
     pub dir: TempDir,
@@ -351,6 +356,8 @@ impl Node {
             },
             Arc::new(SystemClock),
         );
+        let clock = more.clock.clone();
+        let planner = Planner::new(&more.planner, workflows.clone(), clock).unwrap();
         let followers = Followers::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let event_schemas = Arc::<EventSchemas>::default();
@@ -388,6 +395,7 @@ impl Node {
                 nodes: more.nodes,
                 limiter: more.limiter,
                 workflows: workflows.clone(),
+                planner: planner.clone(),
                 tool_states: tool_states.clone(),
             },
         )
@@ -407,6 +415,7 @@ impl Node {
             event_schemas,
             workflows,
             tool_states,
+            planner,
             followers,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),
