@@ -7,11 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::runs::WorkflowView;
-use crate::{
-    base::clock::Millis,
-    controls::REASON_MAX,
-    runs::Json,
-};
+use crate::{base::clock::Millis, controls::REASON_MAX, runs::Json};
 
 /// The maximum size of a goal to be explained, with its params, in bytes of JSON.
 pub const EXPLAIN_MAX: usize = 256 * 1024;

@@ -149,7 +149,9 @@ impl Tag {
                  `feature_disabled`."
             }
             Self::Runs => "Runs: their state, controls, and decisions by people.",
-            Self::Plans => "Cached plans of goals, and how a goal gets its plan ([plans.md](plans.md)).",
+            Self::Plans => {
+                "Cached plans of goals, and how a goal gets its plan ([plans.md](plans.md))."
+            }
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Webhook sources, and the routes that their senders call.",
             Self::Readers => "Which Postgres login can read which tenant.",

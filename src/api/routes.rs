@@ -44,7 +44,8 @@ use super::{
         NDJSON, Parameter, Route,
         Tag::{
             Audit, Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node,
-            Operations, Plans, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag, Webhooks,
+            Operations, Plans, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag,
+            Webhooks,
         },
     },
     run_batches::{ControlRuns, RunsControlled},

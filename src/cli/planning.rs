@@ -29,8 +29,15 @@ pub(super) async fn models(config: &Config, found: &mut Findings) {
             "not configured; goals get plans from the cache and from workflows with examples alone";
         found.add(CHECK, Status::Skipped, detail);
     }
-    let look = config.guardian_llm.iter().map(|model| ("guardian.llm", model));
-    let all = config.planner.iter().map(|model| (CHECK, model)).chain(look);
+    let look = config
+        .guardian_llm
+        .iter()
+        .map(|model| ("guardian.llm", model));
+    let all = config
+        .planner
+        .iter()
+        .map(|model| (CHECK, model))
+        .chain(look);
     for (check, model) in all {
         let name = format!("{} at {}", model.model, model.url);
         match answers(model).await {
@@ -63,7 +70,9 @@ async fn answers(model: &LanguageModel) -> Result<(), (Status, String)> {
         reach: Reach::Configured,
     });
     let response = client.send(request).await;
-    let status = response.map_err(|error| failed(error.to_string()))?.status();
+    let status = response
+        .map_err(|error| failed(error.to_string()))?
+        .status();
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(failed(format!(
             "it does not accept the key ({})",

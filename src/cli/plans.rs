@@ -178,7 +178,10 @@ async fn show(global: &Global, client: &Client, args: &Show) -> anyhow::Result<(
     if let Some(why) = plan["invalid"].as_str() {
         output::line(&format!("{:<10} {why}", "not used"));
     }
-    output::line(&format!("\n{}", serde_json::to_string_pretty(&plan["plan"])?));
+    output::line(&format!(
+        "\n{}",
+        serde_json::to_string_pretty(&plan["plan"])?
+    ));
     let labels = plan["labels"].as_array().map_or(&[][..], Vec::as_slice);
     if !labels.is_empty() {
         output::line("");
@@ -187,7 +190,12 @@ async fn show(global: &Global, client: &Client, args: &Show) -> anyhow::Result<(
             vec![
                 text(label, "template"),
                 text(label, "score"),
-                if same { "the same plan" } else { "another plan" }.to_owned(),
+                if same {
+                    "the same plan"
+                } else {
+                    "another plan"
+                }
+                .to_owned(),
             ]
         });
         output::table(
@@ -239,7 +247,9 @@ fn print_explained(explained: &Value) {
     ));
     let stages = explained["stages"].as_array().into_iter().flatten();
     let rows = stages.map(|stage| {
-        let of = ["entry", "workflow"].into_iter().find(|name| !stage[*name].is_null());
+        let of = ["entry", "workflow"]
+            .into_iter()
+            .find(|name| !stage[*name].is_null());
         vec![
             text(stage, "stage"),
             text(stage, "verdict"),
@@ -260,7 +270,10 @@ fn print_explained(explained: &Value) {
     };
     output::line(&format!("\nThe run would get {what}."));
     for what in explained["degraded"].as_array().into_iter().flatten() {
-        output::note(&format!("not available: {}", what.as_str().unwrap_or_default()));
+        output::note(&format!(
+            "not available: {}",
+            what.as_str().unwrap_or_default()
+        ));
     }
 }
 
@@ -345,7 +358,13 @@ impl Counts {
     }
 
     fn finish(&mut self) {
-        let ratio = |of: usize, all: usize| if all == 0 { 1.0 } else { of as f64 / all as f64 };
+        let ratio = |of: usize, all: usize| {
+            if all == 0 {
+                1.0
+            } else {
+                of as f64 / all as f64
+            }
+        };
         self.precision = ratio(self.hits, self.hits + self.false_hits);
         let with_intent = self.goals - self.right_misses;
         let without = self.failures.iter().filter(|one| one.intent.is_none());
@@ -391,8 +410,14 @@ fn print_counts(counts: &Counts) {
     ));
     let failed = |one: &&Failure| one.found.is_some();
     for (heading, failures) in [
-        ("FALSE HIT", counts.failures.iter().filter(failed).collect::<Vec<_>>()),
-        ("MISS", counts.failures.iter().filter(|one| !failed(one)).collect()),
+        (
+            "FALSE HIT",
+            counts.failures.iter().filter(failed).collect::<Vec<_>>(),
+        ),
+        (
+            "MISS",
+            counts.failures.iter().filter(|one| !failed(one)).collect(),
+        ),
     ] {
         if failures.is_empty() {
             continue;
@@ -404,7 +429,10 @@ fn print_counts(counts: &Counts) {
         output::line("");
         output::table(&[heading, "INTENT", "FOUND"], &rows.collect::<Vec<_>>());
         if failures.len() > SHOWN_MAX {
-            output::note(&format!("{} more: --json has all", failures.len() - SHOWN_MAX));
+            output::note(&format!(
+                "{} more: --json has all",
+                failures.len() - SHOWN_MAX
+            ));
         }
     }
 }
@@ -438,10 +466,17 @@ mod tests {
         counts.count(expected(Some("pay")), &miss);
         counts.finish();
         assert_eq!((counts.goals, counts.hits), (7, 3));
-        assert_eq!((counts.false_hits, counts.misses, counts.right_misses), (2, 1, 1));
+        assert_eq!(
+            (counts.false_hits, counts.misses, counts.right_misses),
+            (2, 1, 1)
+        );
         assert_eq!(counts.by_stage["threshold"], 2);
         assert!((counts.precision - 0.6).abs() < 1e-9);
-        assert!((counts.hit_ratio - 0.6).abs() < 1e-9, "{}", counts.hit_ratio);
+        assert!(
+            (counts.hit_ratio - 0.6).abs() < 1e-9,
+            "{}",
+            counts.hit_ratio
+        );
         let found: Vec<_> = counts.failures.iter().map(|f| f.found.as_deref()).collect();
         assert_eq!(found, [Some("pay"), Some("Pay {ID}"), None]);
     }

@@ -548,7 +548,14 @@ pub const KEYS: &[Key] = &[
             c.planner = planner::parse(items, &|text| Secret::resolve(text, ctx.base, ctx.env))?;
             Ok(())
         },
-        show: |c| json!(c.planner.iter().map(LanguageModel::show).collect::<Vec<_>>()),
+        show: |c| {
+            json!(
+                c.planner
+                    .iter()
+                    .map(LanguageModel::show)
+                    .collect::<Vec<_>>()
+            )
+        },
     },
     Key {
         name: "plans.ttl_s",

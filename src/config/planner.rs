@@ -70,8 +70,7 @@ type Resolve<'a> = &'a dyn Fn(&str) -> Result<Secret, SecretError>;
 /// Reads `planner`.
 pub(super) fn parse(value: Json, resolve: Resolve<'_>) -> Result<Vec<LanguageModel>, BadModels> {
     let Json::Array(items) = value else {
-        let takes =
-            "must be a list, such as [{url: https://api.openai.com/v1, model: …, api_key: env:KEY}]";
+        let takes = "must be a list, such as [{url: https://api.openai.com/v1, model: …, api_key: env:KEY}]";
         return Err(BadModels(vec![takes.into()]));
     };
     let mut problems = Vec::new();

@@ -30,8 +30,8 @@ pub(super) fn follow(
         workflows.clone(),
         Arc::new(SystemClock),
     );
-    let planner =
-        planner.context("`planner`, `guardian.llm` or `qdrant` cannot be used: a URL is not valid")?;
+    let planner = planner
+        .context("`planner`, `guardian.llm` or `qdrant` cannot be used: a URL is not valid")?;
     let reported = planner.clone();
     readiness.part(planner::NAME, Need::Optional, move || reported.status());
     let reported = planner.clone();
@@ -63,7 +63,9 @@ pub(super) fn start(
     readiness.part(planner::NAME, Need::Optional, move || {
         let processor = match of_processor.status() {
             // Language models take their time.
-            ProcessorStatus::Waiting(what) if what.starts_with(effect::CALL) => PartStatus::ok(what),
+            ProcessorStatus::Waiting(what) if what.starts_with(effect::CALL) => {
+                PartStatus::ok(what)
+            }
             status => status
                 .detail()
                 .map_or(PartStatus::ok(""), PartStatus::degraded),

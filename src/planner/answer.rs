@@ -85,7 +85,11 @@ impl Inner {
             return false;
         };
         // Runs of goals with the same words have succeeded, and no model reads this one.
-        if found.choice.as_ref().is_some_and(|choice| choice.same_words) {
+        if found
+            .choice
+            .as_ref()
+            .is_some_and(|choice| choice.same_words)
+        {
             return false;
         }
         let mut asked = json!({ "goal": goal.text, "params": goal.params });
@@ -105,9 +109,15 @@ impl Inner {
     async fn by_model(&self, goal: &Goal, request: u64, found: &mut Found) -> Answered {
         let catalog = self.catalog.get();
         if let Some(why) = self.not_asked(goal) {
-            found.stages.push(PlanStage::new("llm", "skipped").because(why));
+            found
+                .stages
+                .push(PlanStage::new("llm", "skipped").because(why));
             return Answered {
-                answer: self.none(goal, request, &format!("no language model was asked: {why}")),
+                answer: self.none(
+                    goal,
+                    request,
+                    &format!("no language model was asked: {why}"),
+                ),
                 label: None,
             };
         }
@@ -124,7 +134,9 @@ impl Inner {
             Err(tried) => {
                 found.degraded.push(PLANNER_UNAVAILABLE.to_owned());
                 let why = tried.join("; ");
-                found.stages.push(PlanStage::new("llm", "miss").because(why.clone()));
+                found
+                    .stages
+                    .push(PlanStage::new("llm", "miss").because(why.clone()));
                 let mut answer = self.none(goal, request, &why);
                 answer.cost = cost;
                 Answered {

@@ -114,7 +114,10 @@ mod tests {
             ("https://api.example.com/x", true),
             ("https://API.example.com", true),
             ("https://a.shop.example/{{ slots.ID }}", true),
-            ("https://api.example.com/{{ params.x }}?y={{ slots.ID }}", true),
+            (
+                "https://api.example.com/{{ params.x }}?y={{ slots.ID }}",
+                true,
+            ),
             ("https://shop.example/", false),
             ("https://evil.example/?api.example.com", false),
             ("https://api.example.com@evil.example/", false),

@@ -141,9 +141,7 @@ impl Entry {
         // Persons and workflows may reach what they like.
         let trusted = resolved.is_some() || self.cached.source == PlanSource::Person.name();
         Ok(Ready {
-            tools: catalog
-                .definitions(&compiled)
-                .map_err(|_| "plan_invalid")?,
+            tools: catalog.definitions(&compiled).map_err(|_| "plan_invalid")?,
             red: if trusted {
                 BTreeMap::new()
             } else {

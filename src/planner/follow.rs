@@ -60,11 +60,7 @@ struct Follower {
     upkeep: Instant,
 }
 
-pub(super) fn start(
-    planner: Planner,
-    log: &Arc<dyn Log>,
-    names: &Names,
-) -> io::Result<Following> {
+pub(super) fn start(planner: Planner, log: &Arc<dyn Log>, names: &Names) -> io::Result<Following> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut follower = Follower {
         planner,
@@ -94,7 +90,10 @@ impl Follower {
         while !self.stopping() {
             let result = self.follow();
             let unread = &self.planner.0.unread;
-            *unread.lock() = result.as_ref().err().map(|error| format!("`plans` cannot be read: {error}"));
+            *unread.lock() = result
+                .as_ref()
+                .err()
+                .map(|error| format!("`plans` cannot be read: {error}"));
             if let Err(error) = result {
                 tracing::warn!(%error, "`plans` cannot be read; trying again");
                 let stop = Arc::clone(&self.stop);
@@ -120,14 +119,22 @@ impl Follower {
             reader.poll(POLL_WAIT, &mut records)?;
             let inner = &self.planner.0;
             let catalog = inner.catalog.get();
-            for Fetched { partition, offset, record, .. } in records.drain(..) {
+            for Fetched {
+                partition,
+                offset,
+                record,
+                ..
+            } in records.drain(..)
+            {
                 if let Some(position) = self.positions.get_mut(partition as usize) {
                     *position = offset + 1;
                 }
                 let Some(key) = &record.key else {
                     continue;
                 };
-                inner.table.apply(key, record.value.as_deref(), &catalog, &inner.bounds);
+                inner
+                    .table
+                    .apply(key, record.value.as_deref(), &catalog, &inner.bounds);
             }
             if !complete {
                 let read = |partition: u32| {
@@ -191,7 +198,9 @@ impl Follower {
             tracing::info!("the model of the embeddings is loaded");
             let catalog = inner.catalog.get();
             // Otherwise the first goal does it.
-            let _ = self.runtime.block_on(inner.examples.embedded(&catalog, &inner.vectors));
+            let _ = self
+                .runtime
+                .block_on(inner.examples.embedded(&catalog, &inner.vectors));
         }
         let entries = inner.table.take_without_vector(BATCH);
         if entries.is_empty() {

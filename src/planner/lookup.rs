@@ -145,7 +145,8 @@ impl Inner {
             }
             Err(error) => {
                 found.degraded.push(EMBEDDINGS_UNAVAILABLE.to_owned());
-                found.stage(PlanStage::new("catalog_similar", "skipped").because(error.to_string()));
+                found
+                    .stage(PlanStage::new("catalog_similar", "skipped").because(error.to_string()));
             }
         }
     }
@@ -167,7 +168,11 @@ impl Inner {
             found.degraded.push(QDRANT_UNAVAILABLE.to_owned());
             return None;
         };
-        Some(near.into_iter().map(|near| (near.entry, near.score)).collect())
+        Some(
+            near.into_iter()
+                .map(|near| (near.entry, near.score))
+                .collect(),
+        )
     }
 
     /// Looks into the cache, by template and, with a vector, by similarity.
@@ -223,9 +228,7 @@ impl Inner {
         let ready = entry.ready(catalog, &self.bounds).ok()?;
         let (workflow, params) = match &ready.workflow {
             None => (None, None),
-            Some((workflow, version)) => {
-                (Some(version.clone()), Some(bind(workflow, goal).ok()?))
-            }
+            Some((workflow, version)) => (Some(version.clone()), Some(bind(workflow, goal).ok()?)),
         };
         Some(Choice {
             source: PlanSource::Cache,

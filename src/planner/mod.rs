@@ -223,11 +223,14 @@ impl Planner {
             return PartStatus::ok("");
         };
         let examples = inner.examples.of(&inner.catalog.get());
-        let needed = !inner.models.is_empty() || !examples.is_empty() || inner.table.needs_vectors();
+        let needed =
+            !inner.models.is_empty() || !examples.is_empty() || inner.table.needs_vectors();
         if needed {
             PartStatus::degraded(format!("only goals with the same words are found: {why}"))
         } else {
-            PartStatus::ok("not in use: there are no examples of workflows, language models or cached plans")
+            PartStatus::ok(
+                "not in use: there are no examples of workflows, language models or cached plans",
+            )
         }
     }
 

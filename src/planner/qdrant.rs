@@ -73,7 +73,9 @@ pub enum QdrantError {
     #[error("its answer is not Qdrant's: {0}")]
     Answer(#[from] serde_json::Error),
     /// The collection holds something else.
-    #[error("the collection `{0}` has vectors of another size or distance: delete it, and it is made again")]
+    #[error(
+        "the collection `{0}` has vectors of another size or distance: delete it, and it is made again"
+    )]
     Collection(String),
     /// It failed a moment ago.
     #[error("{0}")]
@@ -342,7 +344,10 @@ impl Qdrant {
 /// The id of a point: that of its entry, as a UUID.
 fn uuid(entry: &str) -> String {
     let digits = entry.chars().filter(char::is_ascii_hexdigit);
-    let digits: String = digits.chain(std::iter::repeat_n('0', 32)).take(32).collect();
+    let digits: String = digits
+        .chain(std::iter::repeat_n('0', 32))
+        .take(32)
+        .collect();
     let parts = [
         &digits[..8],
         &digits[8..12],

@@ -89,7 +89,8 @@ impl Table {
 
     /// The topic was read to its end.
     pub(super) fn set_read(&self) {
-        self.read.send_if_modified(|read| !std::mem::replace(read, true));
+        self.read
+            .send_if_modified(|read| !std::mem::replace(read, true));
     }
 
     /// Waits until the topic was read to its end once, for `limit` at most.
@@ -211,7 +212,11 @@ impl Reading<'_> {
     /// The labels of an entry by its key ([`crate::runs::entry_key`]), the newest first.
     pub(super) fn labels(&self, key: &str) -> Vec<PlanLabelView> {
         let labels = self.0.labels.get(key);
-        let mut labels: Vec<_> = labels.into_iter().flat_map(BTreeMap::values).cloned().collect();
+        let mut labels: Vec<_> = labels
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect();
         labels.sort_by_key(|label| std::cmp::Reverse(label.at));
         labels
     }
@@ -237,7 +242,10 @@ impl State {
 
     fn put(&mut self, key: &str, record: &PlanRecord, catalog: &Arc<Catalog>, bounds: &Bounds) {
         let Some(entry) = Entry::of_record(record) else {
-            tracing::warn!(entry = record.entry, "a cached plan cannot be read, and is left out");
+            tracing::warn!(
+                entry = record.entry,
+                "a cached plan cannot be read, and is left out"
+            );
             return;
         };
         let (tenant, id) = (&record.tenant, &record.entry);
@@ -307,7 +315,10 @@ impl State {
             }
         } else if self.indexed_outside
             && let Some((tenant, id)) = key.split_once(SEPARATOR)
-            && self.vectors.remove(&(tenant.to_owned(), id.to_owned())).is_some()
+            && self
+                .vectors
+                .remove(&(tenant.to_owned(), id.to_owned()))
+                .is_some()
         {
             self.removed.push(id.to_owned());
         }

@@ -18,11 +18,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use super::{
-    answer::Answer,
-    pacer::Pacer,
-    settings::Settings,
-};
+use super::{answer::Answer, pacer::Pacer, settings::Settings};
 use crate::{
     base::clock::{Clock, Millis},
     config::BreakerSettings,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use hyper::{Method, StatusCode};
 use omnilink::{
     commands::start::PlanSource,
-    plans::jcs,
     planner::{PLANNER_EVENT, PLANNER_HOST},
+    plans::jcs,
     runs::Json,
 };
 use serde_json::{Value, json};
@@ -43,7 +43,10 @@ async fn node_with(planner: omnilink::planner::Settings) -> Node {
 }
 
 async fn node_of(servers: &[(&LanguageServer, &str)]) -> Node {
-    let items: Vec<_> = servers.iter().map(|(server, model)| server.item(model)).collect();
+    let items: Vec<_> = servers
+        .iter()
+        .map(|(server, model)| server.item(model))
+        .collect();
     node_with(omnilink::planner::Settings {
         models: models(&items),
         ..omnilink::planner::Settings::default()
@@ -59,25 +62,41 @@ async fn a_language_model_plans_a_goal_with_the_tools_and_the_cost_is_known() {
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
     assert_eq!(answer.request, 2);
     let made = answer.planned.as_ref().unwrap();
-    assert_eq!((made.source, &made.hash), (PlanSource::Llm, &jcs::hash(&plan())));
+    assert_eq!(
+        (made.source, &made.hash),
+        (PlanSource::Llm, &jcs::hash(&plan()))
+    );
     assert_eq!(plan_of(&answer), plan());
     assert!(answer.tools.contains_key("flights.book"));
     assert_eq!(answer.template.as_deref(), Some("Fly to {LOCATION} {DATE}"));
     assert_eq!(answer.slots["LOCATION"], "Paris");
     assert!(answer.red.is_empty() && !answer.flagged);
     let cost = answer.cost.as_ref().unwrap().value();
-    assert_eq!((&cost["input_tokens"], &cost["output_tokens"]), (&json!(100), &json!(20)));
-    assert!((cost["cost"].as_f64().unwrap() - 0.002).abs() < 1e-9, "{cost}");
+    assert_eq!(
+        (&cost["input_tokens"], &cost["output_tokens"]),
+        (&json!(100), &json!(20))
+    );
+    assert!(
+        (cost["cost"].as_f64().unwrap() - 0.002).abs() < 1e-9,
+        "{cost}"
+    );
     assert_eq!(stages(&answer).last().unwrap(), "llm hit");
 
     let got = server.got().remove(0);
-    assert_eq!((&*got.path, got.header("authorization")), ("/v1/chat/completions", "Bearer sk-hush"));
+    assert_eq!(
+        (&*got.path, got.header("authorization")),
+        ("/v1/chat/completions", "Bearer sk-hush")
+    );
     let body = got.json();
     assert_eq!(body["response_format"]["type"], "json_schema");
     assert_eq!(body["response_format"]["json_schema"]["strict"], true);
     let told = body["messages"][0]["content"].as_str().unwrap();
-    assert!(told.contains("\"flights.book\"") && told.contains("Books a flight."), "{told}");
-    let asked: Value = serde_json::from_str(body["messages"][1]["content"].as_str().unwrap()).unwrap();
+    assert!(
+        told.contains("\"flights.book\"") && told.contains("Books a flight."),
+        "{told}"
+    );
+    let asked: Value =
+        serde_json::from_str(body["messages"][1]["content"].as_str().unwrap()).unwrap();
     assert_eq!(asked["goal"], "Fly to Paris tomorrow");
     assert_eq!(asked["slots"]["LOCATION_1"], "Paris");
 }
@@ -85,7 +104,12 @@ async fn a_language_model_plans_a_goal_with_the_tools_and_the_cost_is_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_is_not_valid_is_repaired_once() {
     let wrong = json!({ "steps": [{ "id": "a", "tool": "flights.bok", "input": {} }] });
-    let server = LanguageServer::start(&[Says::plan(&wrong), Says::plan(&plan()), Says::Text("no".into())]).await;
+    let server = LanguageServer::start(&[
+        Says::plan(&wrong),
+        Says::plan(&plan()),
+        Says::Text("no".into()),
+    ])
+    .await;
     let node = node_of(&[(&server, "m")]).await;
     let _planning = start(&node);
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
@@ -95,11 +119,17 @@ async fn a_plan_that_is_not_valid_is_repaired_once() {
     let messages = repair["messages"].as_array().unwrap();
     assert_eq!(messages.len(), 4);
     let faults = messages[3]["content"].as_str().unwrap();
-    assert!(faults.contains("there is no tool `flights.bok`"), "{faults}");
+    assert!(
+        faults.contains("there is no tool `flights.bok`"),
+        "{faults}"
+    );
     // A second time it is not.
     let answer = planned(&node, &request(2, "Fly to Rome tomorrow")).await;
     let why = why_not(&answer);
-    assert!(why.contains("its plan is not valid: it is not JSON") && why.contains("m at http://"), "{why}");
+    assert!(
+        why.contains("its plan is not valid: it is not JSON") && why.contains("m at http://"),
+        "{why}"
+    );
     assert_eq!(server.got().len(), 4);
     assert_eq!(answer.degraded, ["planner_unavailable"]);
     // The plan of a person is cached under the template.
@@ -110,7 +140,12 @@ async fn a_plan_that_is_not_valid_is_repaired_once() {
 async fn values_of_slots_are_written_as_slots_and_a_plan_that_ignores_one_is_not_cached() {
     let literal = json!({ "steps": [{ "id": "b", "tool": "flights.book", "input": "{\"to\": \"Paris\", \"on\": \"{{ slots.DATE }}\"}", "depends_on": [], "when": null }], "output": null });
     let ignored = json!({ "steps": [{ "id": "b", "tool": "flights.book", "input": { "to": "{{ slots.LOCATION }}", "on": "whenever" } }] });
-    let server = LanguageServer::start(&[Says::plan(&literal), Says::plan(&ignored), Says::plan(&plan())]).await;
+    let server = LanguageServer::start(&[
+        Says::plan(&literal),
+        Says::plan(&ignored),
+        Says::plan(&plan()),
+    ])
+    .await;
     let node = node_of(&[(&server, "m")]).await;
     let _planning = start(&node);
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
@@ -131,7 +166,14 @@ async fn values_of_slots_are_written_as_slots_and_a_plan_that_ignores_one_is_not
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_server_is_asked_again_and_one_that_fails_is_followed_by_the_next() {
-    let first = LanguageServer::start(&[Says::Status(429, Some(1)), Says::plan(&plan()), Says::Status(500, None), Says::Status(503, None), Says::Silence]).await;
+    let first = LanguageServer::start(&[
+        Says::Status(429, Some(1)),
+        Says::plan(&plan()),
+        Says::Status(500, None),
+        Says::Status(503, None),
+        Says::Silence,
+    ])
+    .await;
     let second = LanguageServer::start(&[Says::plan(&plan())]).await;
     let node = node_of(&[(&first, "one"), (&second, "two")]).await;
     let planning = start(&node);
@@ -151,7 +193,10 @@ async fn a_busy_server_is_asked_again_and_one_that_fails_is_followed_by_the_next
     assert_eq!(answer.cost.unwrap().value()["model"], "two");
     assert_eq!(first.got().len(), 6);
     let status = planning.planner.status();
-    assert!(status.detail.contains("one at http://") && status.detail.contains("no response within"), "{status:?}");
+    assert!(
+        status.detail.contains("one at http://") && status.detail.contains("no response within"),
+        "{status:?}"
+    );
     // Half of the calls failed, and five of them: the breaker opens with the next one, and then nothing is sent.
     for run in 4..8 {
         planned(&node, &request(run, "Fly to Bonn tomorrow")).await;
@@ -170,7 +215,10 @@ async fn without_a_plan_the_answer_says_what_was_tried() {
     let _planning = start(&node);
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
     let why = why_not(&answer);
-    assert!(why.contains("it answered 401 (no_luck)") && why.contains("configure `planner`"), "{why}");
+    assert!(
+        why.contains("it answered 401 (no_luck)") && why.contains("configure `planner`"),
+        "{why}"
+    );
     assert!(!why.contains("hush"), "{why}");
     assert_eq!(refusing.got().len(), 1);
     // A key that allows workflows alone gets no plan of a model.
@@ -217,7 +265,10 @@ async fn a_workflow_is_found_by_its_example_and_bound_to_the_slots() {
     assert_eq!(answer.planned.as_ref().unwrap().source, PlanSource::Catalog);
     let workflow = answer.workflow.as_ref().unwrap();
     assert_eq!((&*workflow.name, &*workflow.version), ("flight", "1.2.0"));
-    assert_eq!(answer.params.as_ref().unwrap().value(), json!({ "to": "Paris", "on": "2026-12-24" }));
+    assert_eq!(
+        answer.params.as_ref().unwrap().value(),
+        json!({ "to": "Paris", "on": "2026-12-24" })
+    );
     assert_eq!(answer.score, Some(1.0));
     assert!(answer.tools.contains_key("flights.book"));
     assert_eq!(stages(&answer), ["template miss", "catalog hit"]);
@@ -234,7 +285,10 @@ async fn a_workflow_is_found_by_its_example_and_bound_to_the_slots() {
     });
     let answer = planned(&node, &allowed).await;
     // What the sender says wins over what was bound.
-    assert_eq!(answer.params.unwrap().value(), json!({ "to": "Orly", "on": "2026-12-24" }));
+    assert_eq!(
+        answer.params.unwrap().value(),
+        json!({ "to": "Orly", "on": "2026-12-24" })
+    );
     // A required param that no slot gives.
     let wrong = request_with(5, "Book flight to Paris 2026-12-24", |inputs| {
         inputs.params = Json::of(&json!({ "to": 5 }));
@@ -259,7 +313,10 @@ async fn a_disabled_planner_answers_that_there_is_no_plan_and_the_kill_switch_ho
     };
     change(json!({ "disabled": { "planner": "too expensive" }, "reason": "r" })).await;
     let answer = planned(&node, &request(1, "Book flight to Paris 2026-12-24")).await;
-    assert_eq!(why_not(&answer), "the feature `planner` is disabled: too expensive");
+    assert_eq!(
+        why_not(&answer),
+        "the feature `planner` is disabled: too expensive"
+    );
     change(json!({ "disabled": { "planner": null }, "kill_switch": true, "reason": "r" })).await;
     ask(&node, &[request(2, "Book flight to Paris 2026-12-24")]).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
@@ -267,15 +324,32 @@ async fn a_disabled_planner_answers_that_there_is_no_plan_and_the_kill_switch_ho
     let log = node.log.clone();
     let read = tokio::task::spawn_blocking(move || crate::support::read_all(&*log, &commands, 0));
     let of_run = read.await.unwrap();
-    assert_eq!(of_run.iter().filter(|f| f.record.key.as_deref().is_some_and(|k| k.ends_with(b"000002"))).count(), 0);
+    assert_eq!(
+        of_run
+            .iter()
+            .filter(|f| f
+                .record
+                .key
+                .as_deref()
+                .is_some_and(|k| k.ends_with(b"000002")))
+            .count(),
+        0
+    );
     change(json!({ "kill_switch": false, "reason": "r" })).await;
     assert!(answer_for(&node, 2).await.planned.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_look_flags_a_goal_and_so_does_its_failure() {
-    let verdict = |injection: bool| Says::Text(json!({ "injection": injection, "reason": "r" }).to_string());
-    let look = LanguageServer::start(&[verdict(false), verdict(true), Says::Text("maybe".into()), Says::Status(401, None)]).await;
+    let verdict =
+        |injection: bool| Says::Text(json!({ "injection": injection, "reason": "r" }).to_string());
+    let look = LanguageServer::start(&[
+        verdict(false),
+        verdict(true),
+        Says::Text("maybe".into()),
+        Says::Status(401, None),
+    ])
+    .await;
     let mut item = look.item("guard");
     for member in ["timeout_s", "price"] {
         item.as_object_mut().unwrap().remove(member);
@@ -283,11 +357,20 @@ async fn the_second_look_flags_a_goal_and_so_does_its_failure() {
     let node = node_with(settings(&json!({ "guardian": { "llm": item } }), None)).await;
     put_files(&node, &[BOOK], &[FLIGHT]);
     let _planning = start(&node);
-    for (run, flagged, degraded) in [(1, false, false), (2, true, false), (3, true, true), (4, true, true)] {
+    for (run, flagged, degraded) in [
+        (1, false, false),
+        (2, true, false),
+        (3, true, true),
+        (4, true, true),
+    ] {
         let answer = planned(&node, &request(run, "Book flight to Paris 2026-12-24")).await;
         assert!(answer.planned.is_some());
         assert_eq!(answer.flagged, flagged, "{run}");
-        let expected: &[&str] = if degraded { &["guardian_llm_unavailable"] } else { &[] };
+        let expected: &[&str] = if degraded {
+            &["guardian_llm_unavailable"]
+        } else {
+            &[]
+        };
         assert_eq!(answer.degraded, expected, "{run}");
     }
     assert_eq!(look.got().len(), 4);
@@ -301,11 +384,19 @@ async fn without_the_model_only_the_same_words_are_found_and_readiness_says_so()
     let status = planning.planner.embeddings_status();
     assert_eq!(status.status, omnilink::telemetry::Status::Ok, "{status:?}");
     put_files(&node, &[BOOK], &[FLIGHT]);
-    let answer = planned(&node, &request(1, "I would like to fly to Paris on 2026-12-24")).await;
+    let answer = planned(
+        &node,
+        &request(1, "I would like to fly to Paris on 2026-12-24"),
+    )
+    .await;
     assert!(answer.error.is_some());
     assert_eq!(answer.degraded, ["embeddings_unavailable"]);
     let status = planning.planner.embeddings_status();
-    assert_eq!(status.status, omnilink::telemetry::Status::Degraded, "{status:?}");
+    assert_eq!(
+        status.status,
+        omnilink::telemetry::Status::Degraded,
+        "{status:?}"
+    );
     let answer = planned(&node, &request(2, "Book flight to Paris 2026-12-24")).await;
     assert!(answer.planned.is_some());
 }
@@ -329,8 +420,15 @@ async fn a_workflow_is_found_in_other_words_and_not_by_the_opposite() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let answer = planned(&node, &request(1, "Please book me a flight to Paris 2026-12-24")).await;
-    let workflow = answer.workflow.as_ref().unwrap_or_else(|| panic!("{:?}", stages(&answer)));
+    let answer = planned(
+        &node,
+        &request(1, "Please book me a flight to Paris 2026-12-24"),
+    )
+    .await;
+    let workflow = answer
+        .workflow
+        .as_ref()
+        .unwrap_or_else(|| panic!("{:?}", stages(&answer)));
     assert_eq!(workflow.name, "flight");
     assert!(answer.score.unwrap() < 1.0);
     assert_eq!(stages(&answer).last().unwrap(), "catalog_similar hit");

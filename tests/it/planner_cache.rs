@@ -7,8 +7,8 @@ use omnilink::{
     base::clock::{Clock, SystemClock},
     commands::start::PlanSource,
     log::{Append, Log},
-    plans::jcs,
     planner::Settings,
+    plans::jcs,
     projections::{Projector, Setup},
     runs::{CachedPlan, ENTRY, Json, LABEL, PlanLabel, PlanRecord, RunRecord, entry_id},
     saga::{self, Sagas},
@@ -98,7 +98,10 @@ async fn run(node: &Node, id: &str, goal: &str) -> Vec<RunRecord> {
         let history =
             records.map(|f| RunRecord::decode(f.record.value.as_deref().unwrap()).unwrap());
         let history: Vec<_> = history.filter(|record| record.run_id == run).collect();
-        if history.last().is_some_and(|last| last.kind.starts_with("run_") && last.seq > 1) {
+        if history
+            .last()
+            .is_some_and(|last| last.kind.starts_with("run_") && last.seq > 1)
+        {
             return history;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -118,7 +121,9 @@ async fn call(node: &Node, method: Method, path: &str, body: &Value) -> Response
 /// The cached plans, once there are so many.
 async fn cached(node: &Node, count: usize) -> Vec<Value> {
     for _ in 0..200 {
-        let list = call(node, Method::GET, "/v1/plans", &Value::Null).await.json();
+        let list = call(node, Method::GET, "/v1/plans", &Value::Null)
+            .await
+            .json();
         let items = list["items"].as_array().unwrap().clone();
         if items.len() == count {
             return items;
@@ -142,36 +147,65 @@ async fn a_plan_that_has_succeeded_serves_the_next_goal_until_it_is_forgotten() 
     assert_eq!(ready(&first)["source"], "llm");
     let id = entry_id("acme", TEMPLATE);
     let listed = cached(&node, 1).await;
-    assert_eq!((&listed[0]["id"], &listed[0]["template"]), (&json!(id), &json!(TEMPLATE)));
+    assert_eq!(
+        (&listed[0]["id"], &listed[0]["template"]),
+        (&json!(id), &json!(TEMPLATE))
+    );
     assert_eq!(listed[0]["invalid"], Value::Null);
     let second = run(&node, "2", "note  Oslo 2026-12-31").await;
     assert_eq!(second.last().unwrap().kind, "run_succeeded");
     let used = ready(&second);
-    assert_eq!((&used["source"], &used["entry"]), (&json!("cache"), &json!(id)));
+    assert_eq!(
+        (&used["source"], &used["entry"]),
+        (&json!("cache"), &json!(id))
+    );
     assert_eq!(server.got().len(), 1);
 
-    let shown = call(&node, Method::GET, &format!("/v1/plans/{id}"), &Value::Null).await.json();
+    let shown = call(&node, Method::GET, &format!("/v1/plans/{id}"), &Value::Null)
+        .await
+        .json();
     assert_eq!(shown["plan"], note());
     let explain = json!({ "goal": "Note Rome 2026-12-25", "params": {} });
-    let explained = call(&node, Method::POST, "/v1/plans:explain", &explain).await.json();
-    assert_eq!((&explained["source"], &explained["entry"]), (&json!("cache"), &json!(id)));
+    let explained = call(&node, Method::POST, "/v1/plans:explain", &explain)
+        .await
+        .json();
+    assert_eq!(
+        (&explained["source"], &explained["entry"]),
+        (&json!("cache"), &json!(id))
+    );
     assert_eq!(explained["stages"][0]["verdict"], "hit");
     let other = json!({ "goal": "Mail ann@example.com about it" });
-    let explained = call(&node, Method::POST, "/v1/plans:explain", &other).await.json();
+    let explained = call(&node, Method::POST, "/v1/plans:explain", &other)
+        .await
+        .json();
     assert_eq!(explained["goal"], "Mail {EMAIL_1} about it");
     assert_eq!(explained["source"], "llm");
     assert_eq!(server.got().len(), 1);
-    for (body, code) in [(json!({}), "missing_goal"), (json!({ "goal": "x".repeat(20_001) }), "invalid_payload")] {
+    for (body, code) in [
+        (json!({}), "missing_goal"),
+        (json!({ "goal": "x".repeat(20_001) }), "invalid_payload"),
+    ] {
         let answer = call(&node, Method::POST, "/v1/plans:explain", &body).await;
-        assert_eq!((answer.status, &*answer.code()), (StatusCode::BAD_REQUEST, code));
+        assert_eq!(
+            (answer.status, &*answer.code()),
+            (StatusCode::BAD_REQUEST, code)
+        );
     }
 
     // Of another tenant there is nothing to see.
-    let other = node.key("bolt", crate::support::port::scopes(&["runs:read", "runs:write"])).await;
+    let other = node
+        .key(
+            "bolt",
+            crate::support::port::scopes(&["runs:read", "runs:write"]),
+        )
+        .await;
     let path = format!("/v1/plans/{id}");
     for method in [Method::GET, Method::DELETE] {
         let answer = node.request(method, &path, &other, &Value::Null).await;
-        assert_eq!((answer.status, &*answer.code()), (StatusCode::NOT_FOUND, "not_found"));
+        assert_eq!(
+            (answer.status, &*answer.code()),
+            (StatusCode::NOT_FOUND, "not_found")
+        );
     }
     let gone = call(&node, Method::DELETE, &path, &Value::Null).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
@@ -191,7 +225,13 @@ async fn an_entry_is_not_used_once_a_tool_has_changed_or_when_it_has_expired() {
     let plan = json!({ "steps": [{ "id": "a", "tool": "book", "input": { "to": "{{ slots.LOCATION }}", "on": "{{ slots.DATE }}" } }] });
     let mut record = entry("Book {LOCATION} {DATE}", &plan, &slots());
     let catalog = node.workflows.get();
-    let definition = catalog.tool("book").unwrap().kept.as_ref().unwrap().to_string();
+    let definition = catalog
+        .tool("book")
+        .unwrap()
+        .kept
+        .as_ref()
+        .unwrap()
+        .to_string();
     let mut body: CachedPlan = serde_json::from_str(&record.body).unwrap();
     use sha2::Digest;
     let hash = sha2::Sha256::digest(definition);
@@ -275,7 +315,7 @@ fn feedback_forgets_a_plan_and_is_audited() {
         let answer = call(&node, Method::POST, unknown, &json!({ "good": true })).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
         let entries = crate::support::audit_entries(&node, "feedback.given", 2).await;
-        let detail: Value = serde_json::from_str(entries.last().unwrap().detail.as_deref().unwrap()).unwrap();
+        let detail: Value = serde_json::from_str(&entries.last().unwrap().detail).unwrap();
         assert_eq!(detail["reason"], "the wrong place");
     });
     drop(projector);
@@ -386,12 +426,25 @@ async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(points.lock().points.len(), 1);
-    let answer = planned(&node, &request(1, "Please book a flight to Oslo 2026-12-31")).await;
+    let answer = planned(
+        &node,
+        &request(1, "Please book a flight to Oslo 2026-12-31"),
+    )
+    .await;
     assert_eq!(plan_of(&answer), note(), "{:?}", stages(&answer));
     assert!(answer.degraded.is_empty());
-    assert!(server.got().iter().any(|got| got.path.ends_with("/points/query")));
+    assert!(
+        server
+            .got()
+            .iter()
+            .any(|got| got.path.ends_with("/points/query"))
+    );
     points.lock().down = true;
-    let answer = planned(&node, &request(2, "Please book a flight to Rome 2026-12-31")).await;
+    let answer = planned(
+        &node,
+        &request(2, "Please book a flight to Rome 2026-12-31"),
+    )
+    .await;
     assert_eq!(plan_of(&answer), note(), "{:?}", stages(&answer));
     assert_eq!(answer.degraded, ["qdrant_unavailable"]);
     wait_for_qdrant(&planning, false).await;
@@ -409,10 +462,22 @@ async fn a_real_qdrant_is_filled_and_searched() {
     let Some((node, planning)) = node_on_qdrant(&url, None).await else {
         return;
     };
-    put_plans(&node, &[entry("Book a flight to {LOCATION} {DATE}", &note(), &slots())]).await;
+    put_plans(
+        &node,
+        &[entry(
+            "Book a flight to {LOCATION} {DATE}",
+            &note(),
+            &slots(),
+        )],
+    )
+    .await;
     cached(&node, 1).await;
     wait_for_qdrant(&planning, true).await;
-    let answer = planned(&node, &request(1, "Please book a flight to Oslo 2026-12-31")).await;
+    let answer = planned(
+        &node,
+        &request(1, "Please book a flight to Oslo 2026-12-31"),
+    )
+    .await;
     assert_eq!(plan_of(&answer), note(), "{:?}", stages(&answer));
     assert!(answer.degraded.is_empty());
 }
@@ -440,11 +505,18 @@ async fn a_near_miss_is_compared_with_the_plan_of_the_model_and_becomes_an_alias
     tokio::time::sleep(Duration::from_millis(500)).await;
     let goal = "Reserve me a flight to Oslo 2026-12-31";
     let answer = planned(&node, &request(1, goal)).await;
-    assert_eq!(answer.planned.as_ref().unwrap().source, PlanSource::Llm, "{:?}", stages(&answer));
+    assert_eq!(
+        answer.planned.as_ref().unwrap().source,
+        PlanSource::Llm,
+        "{:?}",
+        stages(&answer)
+    );
     let id = entry_id("acme", template);
     let mut labels = Vec::new();
     for _ in 0..200 {
-        let shown = call(&node, Method::GET, &format!("/v1/plans/{id}"), &Value::Null).await.json();
+        let shown = call(&node, Method::GET, &format!("/v1/plans/{id}"), &Value::Null)
+            .await
+            .json();
         labels.clone_from(shown["labels"].as_array().unwrap());
         if !labels.is_empty() {
             break;
@@ -452,18 +524,31 @@ async fn a_near_miss_is_compared_with_the_plan_of_the_model_and_becomes_an_alias
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(labels[0]["agrees"], true, "{labels:?}");
-    assert_eq!(labels[0]["template"], "Reserve me a flight to {LOCATION} {DATE}");
+    assert_eq!(
+        labels[0]["template"],
+        "Reserve me a flight to {LOCATION} {DATE}"
+    );
     let records = tokio::task::spawn_blocking({
         let (log, topic) = (node.log.clone(), node.names.plans.to_string());
         move || read_all(&*log, &topic, 2)
     });
     let records = records.await.unwrap();
-    let records = records.iter().filter_map(|f| PlanRecord::decode(f.record.value.as_deref()?));
-    let label = records.into_iter().find(|record| record.kind == LABEL).unwrap();
+    let records = records
+        .iter()
+        .filter_map(|f| PlanRecord::decode(f.record.value.as_deref()?));
+    let label = records
+        .into_iter()
+        .find(|record| record.kind == LABEL)
+        .unwrap();
     let label: PlanLabel = serde_json::from_str(&label.body).unwrap();
     assert_eq!(label.hash, Some(jcs::hash(&note())));
     // The next goal with these words is an alias.
     let answer = planned(&node, &request(2, "Reserve me a flight to Rome 2026-12-31")).await;
-    assert_eq!(answer.planned.as_ref().unwrap().source, PlanSource::Cache, "{:?}", stages(&answer));
+    assert_eq!(
+        answer.planned.as_ref().unwrap().source,
+        PlanSource::Cache,
+        "{:?}",
+        stages(&answer)
+    );
     assert_eq!(server.got().len(), 1);
 }

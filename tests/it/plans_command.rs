@@ -61,14 +61,26 @@ fn cached_plans_are_listed_shown_and_forgotten() {
     });
     let list = Canned::json(200, &json!({ "items": [plan] }));
     let (line, _, out) = commands.ask(&["plans", "list", "--tenant", "a b"], list);
-    assert!(line.starts_with("GET /v1/plans?limit=100&tenant=a%20b"), "{line}");
-    assert!(out.contains("Pay {ID}") && out.contains("not used: tool_changed"), "{out}");
+    assert!(
+        line.starts_with("GET /v1/plans?limit=100&tenant=a%20b"),
+        "{line}"
+    );
+    assert!(
+        out.contains("Pay {ID}") && out.contains("not used: tool_changed"),
+        "{out}"
+    );
     let (line, _, out) = commands.ask(&["plans", "show", PLAN], Canned::json(200, &plan));
     assert!(line.starts_with(&format!("GET /v1/plans/{PLAN}")), "{line}");
-    assert!(out.contains("Settle {ID}") && out.contains("the same plan"), "{out}");
+    assert!(
+        out.contains("Settle {ID}") && out.contains("the same plan"),
+        "{out}"
+    );
     let gone = Canned::json(204, &Value::Null);
     let (line, _, out) = commands.ask(&["plans", "forget", PLAN], gone);
-    assert!(line.starts_with(&format!("DELETE /v1/plans/{PLAN}")), "{line}");
+    assert!(
+        line.starts_with(&format!("DELETE /v1/plans/{PLAN}")),
+        "{line}"
+    );
     assert_eq!(out.trim(), "forgotten");
 }
 
@@ -81,7 +93,10 @@ fn a_goal_is_explained() {
     assert!(line.starts_with("POST /v1/plans:explain"), "{line}");
     assert_eq!(body, json!({ "goal": "Pay 7", "params": { "a": 1 } }));
     assert!(out.contains("ID_1 = 7"), "{out}");
-    assert!(out.contains("The run would get the workflow pay 1.0.0."), "{out}");
+    assert!(
+        out.contains("The run would get the workflow pay 1.0.0."),
+        "{out}"
+    );
 }
 
 #[test]
@@ -93,7 +108,10 @@ fn goals_of_a_file_are_evaluated() {
     let (_, body, out) = commands.ask(&args, Canned::json(200, &explained("catalog", "pay")));
     assert_eq!(body, json!({ "goal": "Pay 7" }));
     let counts: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((&counts["goals"], &counts["false_hits"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&counts["goals"], &counts["false_hits"]),
+        (&json!(1), &json!(1))
+    );
     let failure = json!({ "goal": "Pay 7", "intent": "refund", "found": "pay" });
     assert_eq!(counts["failures"][0], failure);
 }
@@ -104,12 +122,18 @@ fn feedback_says_good_or_bad() {
     let given = |good: bool| json!({ "run_id": RUN, "good": good, "source": "cache" });
     let args = ["runs", "feedback", RUN, "--good"];
     let (line, body, out) = commands.ask(&args, Canned::json(200, &given(true)));
-    assert!(line.starts_with(&format!("POST /v1/runs/{RUN}/feedback")), "{line}");
+    assert!(
+        line.starts_with(&format!("POST /v1/runs/{RUN}/feedback")),
+        "{line}"
+    );
     assert_eq!((body, out.trim()), (json!({ "good": true }), "recorded"));
     let mut bad = given(false);
     bad["forgotten"] = PLAN.into();
     let args = ["runs", "feedback", RUN, "--bad", "--reason", "no"];
     let (_, body, out) = commands.ask(&args, Canned::json(200, &bad));
     assert_eq!(body, json!({ "good": false, "reason": "no" }));
-    assert!(out.contains(&format!("the plan {PLAN} is no longer cached")), "{out}");
+    assert!(
+        out.contains(&format!("the plan {PLAN} is no longer cached")),
+        "{out}"
+    );
 }

@@ -217,7 +217,11 @@ mod tests {
 
     #[test]
     fn json_may_stand_in_a_code_block() {
-        for text in ["{\"a\":1}", "```json\n{\"a\":1}\n```", "```\n{\"a\":1}```\n"] {
+        for text in [
+            "{\"a\":1}",
+            "```json\n{\"a\":1}\n```",
+            "```\n{\"a\":1}```\n",
+        ] {
             assert_eq!(json_of(text).unwrap()["a"], 1, "{text}");
         }
         assert!(json_of("I cannot").is_err());

@@ -60,12 +60,19 @@ pub(crate) async fn give(
     let planned = match read(&caller, record).await? {
         None => Planned::default(),
         Some(record) => serde_json::from_str(&record).map_err(|error| {
-            caller.refuse(unavailable(format!("the plan of the run cannot be read: {error}")))
+            caller.refuse(unavailable(format!(
+                "the plan of the run cannot be read: {error}"
+            )))
         })?,
     };
     let of_template = planned.template.as_deref();
     let of_template = of_template.map(|template| entry_id(tenant.as_str(), template));
-    let mut entries: Vec<&str> = planned.entry.iter().chain(&of_template).map(String::as_str).collect();
+    let mut entries: Vec<&str> = planned
+        .entry
+        .iter()
+        .chain(&of_template)
+        .map(String::as_str)
+        .collect();
     entries.dedup();
     let forgets = !good && !entries.is_empty();
     if forgets {
@@ -77,10 +84,7 @@ pub(crate) async fn give(
     let forgotten = entries.first().filter(|_| forgets);
     let mut detail = serde_json::Map::new();
     detail.insert("good".into(), good.into());
-    for (name, value) in [
-        ("reason", &request.reason),
-        ("source", &planned.source),
-    ] {
+    for (name, value) in [("reason", &request.reason), ("source", &planned.source)] {
         if let Some(value) = value {
             detail.insert(name.into(), value.clone().into());
         }
