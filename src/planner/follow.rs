@@ -206,7 +206,7 @@ impl Follower {
         if entries.is_empty() {
             return;
         }
-        let texts: Vec<&str> = entries.iter().map(|(_, _, text)| text.as_str()).collect();
+        let texts: Vec<&str> = entries.iter().map(|(_, text)| text.as_str()).collect();
         match self.runtime.block_on(inner.vectors.of(&texts)) {
             Ok(vectors) => inner.table.set_vectors(entries, &vectors),
             Err(error) => {
@@ -233,13 +233,16 @@ impl Follower {
             let changes = inner.table.take_unindexed(BATCH);
             let done = changes.entries.is_empty() && changes.removed.is_empty();
             let written = self.runtime.block_on(async {
-                let points = changes.entries.iter().map(|(tenant, entry, vector)| Point {
-                    tenant,
-                    entry,
-                    vector,
-                });
-                qdrant.write(&points.collect::<Vec<_>>()).await?;
-                qdrant.remove(&changes.removed).await
+                let points = changes
+                    .entries
+                    .iter()
+                    .map(|((tenant, entry), vector)| Point {
+                        tenant,
+                        entry,
+                        vector,
+                    });
+                qdrant.remove(&changes.removed).await?;
+                qdrant.write(&points.collect::<Vec<_>>()).await
             });
             match written {
                 Ok(()) if done => {

@@ -1,7 +1,7 @@
 //! What this node has read of the topic `plans`: the cache, and the labels as people see them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +28,9 @@ use crate::{
 /// How long a record stays on the topic after it has expired, in milliseconds: a node whose clock is behind may still use it.
 const KEPT_MS: i64 = 60 * 60 * 1000;
 
+/// The name of an entry: its tenant and its id.
+pub(super) type Name = (String, String);
+
 /// The table.
 pub(super) struct Table {
     ttl_ms: i64,
@@ -42,20 +45,20 @@ struct State {
     records: HashMap<String, i64>,
     /// The labels of each entry, by the key of the entry, then by their own.
     labels: HashMap<String, BTreeMap<String, PlanLabelView>>,
-    /// Entries without a vector: tenant, id and template.
-    without_vector: Vec<(String, String, String)>,
-    /// Entries for the index outside the process: tenant and id; and ids that were removed.
-    unindexed: Vec<(String, String)>,
-    removed: Vec<String>,
-    /// Vectors of entries, for that index, by tenant and id. Empty without such an index.
-    vectors: HashMap<(String, String), Vector>,
+    /// The templates of entries without a vector.
+    without_vector: BTreeMap<Name, String>,
+    /// Entries for the index outside the process, and ids that were removed.
+    unindexed: BTreeSet<Name>,
+    removed: BTreeSet<String>,
+    /// Vectors of entries, for that index. Empty without such an index.
+    vectors: HashMap<Name, Vector>,
     indexed_outside: bool,
 }
 
 /// The entries that an index outside the process does not have yet, and the ids of those that it should not have any more.
 #[derive(Default)]
 pub(super) struct Unindexed {
-    pub(super) entries: Vec<(String, String, Vector)>,
+    pub(super) entries: Vec<(Name, Vector)>,
     pub(super) removed: Vec<String>,
 }
 
@@ -128,11 +131,13 @@ impl Table {
         }
     }
 
-    /// Takes entries without a vector, at most `most`: tenant, id and template.
-    pub(super) fn take_without_vector(&self, most: usize) -> Vec<(String, String, String)> {
+    /// Takes entries without a vector, at most `most`, with their templates.
+    pub(super) fn take_without_vector(&self, most: usize) -> Vec<(Name, String)> {
         let mut state = self.state.write();
-        let waiting = state.without_vector.len();
-        state.without_vector.split_off(waiting.saturating_sub(most))
+        let waiting = &mut state.without_vector;
+        std::iter::from_fn(|| waiting.pop_first())
+            .take(most)
+            .collect()
     }
 
     /// Whether entries wait for vectors.
@@ -141,35 +146,38 @@ impl Table {
     }
 
     /// Sets the vectors of entries.
-    pub(super) fn set_vectors(&self, entries: Vec<(String, String, String)>, vectors: &[Vector]) {
+    pub(super) fn set_vectors(&self, entries: Vec<(Name, String)>, vectors: &[Vector]) {
         let mut state = self.state.write();
-        for ((tenant, id, _), vector) in entries.into_iter().zip(vectors) {
-            if state.cache.set_vector(&tenant, &id, vector) && state.indexed_outside {
-                let of = (tenant, id);
-                state.vectors.insert(of.clone(), Arc::clone(vector));
-                state.unindexed.push(of);
+        for ((name, _), vector) in entries.into_iter().zip(vectors) {
+            if state.cache.set_vector(&name.0, &name.1, vector) && state.indexed_outside {
+                state.removed.remove(&name.1);
+                state.vectors.insert(name.clone(), Arc::clone(vector));
+                state.unindexed.insert(name);
             }
         }
     }
 
     /// Puts entries back that could not be embedded.
-    pub(super) fn put_back(&self, entries: Vec<(String, String, String)>) {
+    pub(super) fn put_back(&self, entries: Vec<(Name, String)>) {
         self.state.write().without_vector.extend(entries);
     }
 
     /// Takes changes for the index outside the process, at most `most` of each kind.
     pub(super) fn take_unindexed(&self, most: usize) -> Unindexed {
-        let mut state = self.state.write();
-        let waiting = state.unindexed.len();
-        let taken = state.unindexed.split_off(waiting.saturating_sub(most));
-        let entries = taken.into_iter().filter_map(|of| {
-            let vector = state.vectors.get(&of).map(Arc::clone)?;
-            Some((of.0, of.1, vector))
+        let mut guard = self.state.write();
+        let state = &mut *guard;
+        let (unindexed, removed) = (&mut state.unindexed, &mut state.removed);
+        let names = std::iter::from_fn(|| unindexed.pop_first()).take(most);
+        let entries = names.filter_map(|name| {
+            let vector = state.vectors.get(&name).map(Arc::clone)?;
+            Some((name, vector))
         });
-        let entries = entries.collect();
-        let gone = state.removed.len();
-        let removed = state.removed.split_off(gone.saturating_sub(most));
-        Unindexed { entries, removed }
+        Unindexed {
+            entries: entries.collect(),
+            removed: std::iter::from_fn(|| removed.pop_first())
+                .take(most)
+                .collect(),
+        }
     }
 
     /// Everything is to be indexed outside the process again.
@@ -232,9 +240,9 @@ impl State {
             }),
             records: HashMap::new(),
             labels: HashMap::new(),
-            without_vector: Vec::new(),
-            unindexed: Vec::new(),
-            removed: Vec::new(),
+            without_vector: BTreeMap::new(),
+            unindexed: BTreeSet::new(),
+            removed: BTreeSet::new(),
             vectors: HashMap::new(),
             indexed_outside,
         }
@@ -266,8 +274,8 @@ impl State {
             .apply(key.as_bytes(), Some(CacheRecord::Entry(of_cache)));
         self.records.insert(key.to_owned(), record.at);
         if !embedded {
-            let wants = (tenant.clone(), id.clone(), record.template.clone());
-            self.without_vector.push(wants);
+            let name = (tenant.clone(), id.clone());
+            self.without_vector.insert(name, record.template.clone());
         }
     }
 
@@ -313,14 +321,12 @@ impl State {
                     self.labels.remove(entry);
                 }
             }
-        } else if self.indexed_outside
-            && let Some((tenant, id)) = key.split_once(SEPARATOR)
-            && self
-                .vectors
-                .remove(&(tenant.to_owned(), id.to_owned()))
-                .is_some()
-        {
-            self.removed.push(id.to_owned());
+        } else if let Some((tenant, id)) = key.split_once(SEPARATOR) {
+            let name = (tenant.to_owned(), id.to_owned());
+            self.without_vector.remove(&name);
+            if self.vectors.remove(&name).is_some() {
+                self.removed.insert(name.1);
+            }
         }
     }
 }
