@@ -48,7 +48,9 @@ async fn schemas_and_subjects() {
             "t.audit-value",
             "t.commands-value",
             "t.runs-value",
-            "t.steps-value"
+            "t.steps-value",
+            "t.goals-value",
+            "t.plans-value"
         ])
     );
     assert_eq!(good("/subjects/t.events-value/versions").await, json!([1]));

@@ -140,7 +140,7 @@ impl LocalLog {
             closing: Mutex::new(false),
             closed: Condvar::new(),
         });
-        shared.look_at_disk();
+        shared.measure_disk();
         let run = |name: &'static str, body: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -335,7 +335,7 @@ impl Shared {
     }
 
     /// Measures the free space. A disk that cannot be asked counts as free: the store will tell.
-    fn look_at_disk(&self) {
+    fn measure_disk(&self) {
         let full = rustix::fs::statvfs(&self.dir)
             .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < self.options.min_free_bytes);
         self.full.store(full, std::sync::atomic::Ordering::Relaxed);
