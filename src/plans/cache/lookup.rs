@@ -143,16 +143,34 @@ pub(super) fn lookup<P>(tenant: &Tenant<P>, query: &Query<'_, P>, settings: &Set
         return lookup;
     }
     let near = neighbours(tenant, query, settings, &mut lookup);
-    let best = near
-        .iter()
-        .enumerate()
-        .filter(|(_, candidate)| candidate.open());
-    let best = best.map(|(at, candidate)| (candidate, evidence(&near, at, query)));
-    let best = best.max_by(|(_, one), (_, other)| one.logit().total_cmp(&other.logit()));
-    if let Some((candidate, evidence)) = best {
+    if let Some((candidate, evidence)) = best(&near, query) {
         decide(tenant, candidate, &evidence, settings, &mut lookup);
     }
     lookup
+}
+
+/// The best candidate, and what speaks for it.
+pub(super) fn evidence_of<P>(
+    tenant: &Tenant<P>,
+    query: &Query<'_, P>,
+    settings: &Settings,
+) -> Option<(String, Evidence)> {
+    let near = neighbours(tenant, query, settings, &mut Lookup::default());
+    best(&near, query).map(|(candidate, evidence)| (candidate.known.id.clone(), evidence))
+}
+
+/// The candidate that most speaks for, of those that the gates leave.
+fn best<'n, 'a, P>(
+    near: &'n [Candidate<'a, P>],
+    query: &Query<'_, P>,
+) -> Option<(&'n Candidate<'a, P>, Evidence)> {
+    let profile = Profile::new(query.text);
+    let open = near
+        .iter()
+        .enumerate()
+        .filter(|(_, candidate)| candidate.open());
+    let weighed = open.map(|(at, candidate)| (candidate, evidence(near, at, &profile)));
+    weighed.max_by(|(_, one), (_, other)| one.logit().total_cmp(&other.logit()))
 }
 
 impl<P> Query<'_, P> {
@@ -331,7 +349,7 @@ fn neighbours<'a, P>(
 }
 
 /// What speaks for the candidate at `at`.
-fn evidence<P>(near: &[Candidate<'_, P>], at: usize, query: &Query<'_, P>) -> Evidence {
+fn evidence<P>(near: &[Candidate<'_, P>], at: usize, profile: &Profile) -> Evidence {
     let candidate = &near[at];
     let same = |other: &&Candidate<'_, P>| other.entry.shape == candidate.entry.shape;
     // The opposite of a goal is near it, but no competitor.
@@ -341,7 +359,6 @@ fn evidence<P>(near: &[Candidate<'_, P>], at: usize, query: &Query<'_, P>) -> Ev
         .filter(is_competitor)
         .map(|other| other.similarity)
         .reduce(f64::max);
-    let profile = Profile::new(query.text);
     let like: Vec<_> = near
         .iter()
         .filter(same)
@@ -351,8 +368,8 @@ fn evidence<P>(near: &[Candidate<'_, P>], at: usize, query: &Query<'_, P>) -> Ev
         similarity: candidate.similarity,
         competitor,
         support: like.len() - 1,
-        unknown_words: gates::unexplained(&profile, &like),
-        missing_words: gates::unexplained(&candidate.entry.profile, &[&profile]),
+        unknown_words: gates::unexplained(profile, &like),
+        missing_words: gates::unexplained(&candidate.entry.profile, &[profile]),
     }
 }
 

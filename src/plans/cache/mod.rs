@@ -131,6 +131,12 @@ impl<P> Cache<P> {
         }
     }
 
+    /// The candidate that the last stage of a look-up would decide about, and what speaks for it. `None`: no gate is open. For fitting
+    /// the weights of [`Evidence`].
+    pub fn evidence(&self, query: &Query<'_, P>) -> Option<(String, Evidence)> {
+        lookup::evidence_of(self.tenants.get(query.tenant)?, query, &self.settings)
+    }
+
     /// An entry by its id.
     pub fn get(&self, tenant: &str, entry: &str) -> Option<&Entry<P>> {
         let tenant = self.tenants.get(tenant)?;
