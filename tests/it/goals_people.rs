@@ -30,6 +30,7 @@ use crate::support::{
 /// Harmless.
 const CALL: &str = "
 name: call
+description: calls
 worker: { claim: {} }
 kind: read
 risk: { lane: safe }
@@ -52,8 +53,11 @@ impl Case {
             clock: Arc::new(SystemClock),
             progress: Arc::<Progress>::default(),
         };
-        let _sagas = lane::start(Arc::new(sagas), setup).unwrap();
-        Self { node, _sagas }
+        let sagas = lane::start(Arc::new(sagas), setup).unwrap();
+        Self {
+            node,
+            _sagas: sagas,
+        }
     }
 
     async fn append(&self, command: &Command) {
@@ -144,7 +148,7 @@ async fn a_person_gives_the_plan_of_a_goal() {
             "invalid_plan",
         ),
         (
-            json!({ "decision": "approved", "plan": { "steps": [{ "id": "a", "tool": "noop", "input": "x".repeat(130_000) }] } }),
+            json!({ "decision": "approved", "plan": { "steps": [{ "id": "a", "tool": "noop", "input": "x".repeat(140_000) }] } }),
             413,
             "payload_too_large",
         ),
@@ -250,7 +254,7 @@ fn a_goal_is_shown_without_its_sealed_values_and_repeated_with_its_plan() {
 
         let steps = json!([{ "id": "a", "tool": "call", "input": "{{ slots.EMAIL_1 }}" }, { "id": "b", "tool": "call" }]);
         let mut found = plans(&asked, &json!({ "steps": steps }), &[
-            json!({ "name": "call", "description": "", "worker": { "claim": {} }, "kind": "read", "risk": { "lane": "safe" } }),
+            json!({ "name": "call", "description": "calls", "worker": { "claim": {} }, "kind": "read", "risk": { "lane": "safe" } }),
         ]);
         found.params = Some(Json::of(&json!({ "n": 7 })));
         found.red.insert("b".into(), vec!["host_not_allowed".into()]);

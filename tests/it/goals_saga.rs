@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     TestLog, on_both_logs,
-    planner::{self, answer, cached, fails, inputs, plans, request, requests},
+    planner::{answer, cached, fails, inputs, plans, request, requests},
     read_all,
     sagas::{Processor, claimed, command, goal, goal_with, result, types},
     wait_until,
@@ -348,7 +348,7 @@ fn a_plan_over_kafka_is_refused(test_log: TestLog) {
     let (run, start) = goal("1", "Wait", &json!({}));
     sagas.send(&start);
     let asked = request_of(&sagas);
-    sagas.send(&answer(&asked, &planner::fails(&asked, "no")));
+    sagas.send(&answer(&asked, &fails(&asked, "no")));
     sagas.history_until(&run, "approval_requested");
     let planned = json!({ "source": "person", "hash": "00", "steps": noop() });
     sagas.send_json(&json!({

@@ -209,7 +209,7 @@ impl World {
         });
         let plan = json!({ "steps": steps.collect::<Vec<_>>() });
         let id = self.starts.len().to_string();
-        let started = if self.rng.random_ratio(1, 4) {
+        let started = if self.rng.random_ratio(1, 8) {
             let started = goal(&id, "Do it", &json!({}));
             self.plans.insert(started.0.clone(), (plan, tools));
             started
@@ -444,7 +444,7 @@ impl World {
                 }
             }
             // A planner answers.
-            60..66 => {
+            60..63 => {
                 self.read();
                 let open: Vec<_> = self.unplanned.iter().copied().collect();
                 if let Some(at) = open.choose(&mut self.rng) {
@@ -452,7 +452,7 @@ impl World {
                 }
             }
             // An answer to any request: repeated, or late.
-            66..67 if !self.requests.is_empty() => {
+            63..64 if !self.requests.is_empty() => {
                 let at = self.rng.random_range(0..self.requests.len());
                 self.plan(at, false);
             }

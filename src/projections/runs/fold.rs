@@ -23,6 +23,10 @@ pub(super) struct HistoryRecord<'a> {
 
 /// The state of a run. Fields that are only needed in rows, such as outputs, are dropped once they are written.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub(super) struct Run {
     /// The number of its last record.
     pub(super) seq: i64,

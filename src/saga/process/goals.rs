@@ -33,9 +33,9 @@ const NO_PLAN: &str = "no_plan";
 /// A plan that comes with a record of `commands`, before it is compiled.
 pub(super) enum GivenPlan {
     /// The answer of a planner.
-    Answer(PlanAnswer),
+    Answer(Box<PlanAnswer>),
     /// The plan of a person's decision.
-    Decided(DecidedPlan),
+    Decided(Box<DecidedPlan>),
 }
 
 /// What is stored instead of the start of the run, once the run has taken a plan.
@@ -89,12 +89,12 @@ pub(super) fn arrive(
     match given {
         GivenPlan::Answer(answer) => {
             let request = answer.request;
-            let (outcome, arrived) = arriving.answer(start, answer);
+            let (outcome, arrived) = arriving.answer(start, *answer);
             *input = Input::Plan { request, outcome };
             Ok(arrived)
         }
         GivenPlan::Decided(decided) => {
-            let taken = arriving.decided(start, decided);
+            let taken = arriving.decided(start, *decided);
             let Input::Decision { plan, .. } = input else {
                 return Ok(None);
             };

@@ -59,7 +59,7 @@ pub(super) struct RunInput {
     pub(super) kind: &'static str,
     pub(super) input: Input,
     /// The plan that comes with it; the input does not contain it yet, because it is not compiled.
-    pub(super) plan: Option<Box<GivenPlan>>,
+    pub(super) plan: Option<GivenPlan>,
     /// The sender; `None` for workers.
     pub(super) by: Option<By>,
     /// Whether a producer on Kafka wrote it: nobody has checked it against the emergency controls yet.
@@ -161,7 +161,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
                 request: answer.request,
                 outcome: Err(StepError::new("no_plan", "")),
             };
-            plan = Some(Box::new(GivenPlan::Answer(answer)));
+            plan = Some(GivenPlan::Answer(Box::new(answer)));
             (plan::KIND, input)
         }
         CANCEL => {
@@ -189,7 +189,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             if decide.plan.is_some() && !ours {
                 return Err(invalid("a plan can only be given over HTTP"));
             }
-            plan = decide.plan.map(|plan| Box::new(GivenPlan::Decided(*plan)));
+            plan = decide.plan.map(GivenPlan::Decided);
             let input = Input::Decision {
                 approval: decide.approval,
                 decision: decide.decision,

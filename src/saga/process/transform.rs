@@ -283,7 +283,7 @@ impl Runs {
             Some(given) => {
                 let command = self.start_record(key, cx)?;
                 let input = &mut message.input;
-                goals::arrive(*given, input, &command, &about, &self.plans)?
+                goals::arrive(given, input, &command, &about, &self.plans)?
             }
         };
         let input = std::mem::replace(&mut message.input, Input::Wake);

@@ -59,6 +59,7 @@ pub(super) fn with(approval: u64, decision: Decision, changed: &Value) -> Input 
         reason: None,
         input_hash: None,
         value: Some(Json::of(changed)),
+        plan: None,
     }
 }
 

@@ -135,6 +135,7 @@ impl Case {
     }
 
     /// The plan that a planner or a person may give.
+    #[expect(clippy::unnecessary_box_returns, reason = "inputs have it boxed")]
     fn new_plan(&self) -> Box<NewPlan> {
         Box::new(NewPlan {
             compiled: Arc::clone(&self.plan),
