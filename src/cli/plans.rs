@@ -237,6 +237,9 @@ fn print_explained(explained: &Value) {
     let slots = explained["slots"].as_object();
     let numbered = |name: &str| name.ends_with(|c: char| c.is_ascii_digit());
     for (name, value) in slots.into_iter().flatten().filter(|(k, _)| numbered(k)) {
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         output::line(&format!("slot      {name} = {value}"));
     }
     let guardian = &explained["guardian"];

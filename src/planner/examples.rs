@@ -14,11 +14,11 @@ use parking_lot::RwLock;
 
 use super::{
     goal::Goal,
-    vectors::{NoVectors, Vector, Vectors, similarity},
+    vectors::{NoVectors, Vector, Vectors, similarity as cosine},
 };
 use crate::{
     plans::{
-        cache::{Evidence, Profile, check_gates, unexplained},
+        cache::{Evidence, Gate, Profile, check_gates, unexplained},
         template::example,
     },
     workflows::{Catalog, Workflow},
@@ -196,7 +196,7 @@ impl Head {
     ) -> Result<Match, NoMatch> {
         let of_goal = Profile::new(&goal.template.text);
         let scored = self.examples.iter().filter_map(|example| {
-            let score = f64::from(similarity(vector, example.vector.as_deref()?));
+            let score = f64::from(cosine(vector, example.vector.as_deref()?));
             Some((example, score))
         });
         let mut scored: Vec<_> = scored.collect();
@@ -218,27 +218,29 @@ impl Head {
         let supporting = scored
             .iter()
             .filter(|(example, other)| own(example) && *other >= score - SUPPORT);
-        let supporting: Vec<&Example> = supporting.map(|(example, _)| *example).collect();
-        if let Err(gate) = check_gates(&of_goal, &nearest.profile) {
-            return no(gate.name());
-        }
-        let like: Vec<_> = supporting.iter().map(|example| &example.profile).collect();
+        let supporting: Vec<(&Example, f64)> = supporting.copied().collect();
+        // Examples of a workflow use different verbs: one that the goal fits is enough.
+        let fits =
+            |(example, _): &&(&Example, f64)| check_gates(&of_goal, &example.profile).is_ok();
+        let Some((fitting, similarity)) = supporting.iter().find(fits).copied() else {
+            let gate = check_gates(&of_goal, &nearest.profile).err();
+            return no(gate.map_or("gates", Gate::name));
+        };
+        let like: Vec<_> = supporting.iter().map(|(e, _)| &e.profile).collect();
+        let competitor = scored.iter().find(|(example, _)| !own(example));
         let evidence = Evidence {
-            similarity: score,
-            competitor: scored
-                .iter()
-                .find(|(example, _)| !own(example))
-                .map(|(_, score)| *score),
+            similarity,
+            competitor: competitor.map(|(_, score)| *score),
             support: supporting.len() - 1,
             unknown_words: unexplained(&of_goal, &like),
-            missing_words: unexplained(&nearest.profile, &[&of_goal]),
+            missing_words: unexplained(&fitting.profile, &[&of_goal]),
         };
         if evidence.logit() < LOGIT_MIN {
             return no("uncertain");
         }
         Ok(Match {
             workflow: Arc::clone(&nearest.workflow),
-            score,
+            score: similarity,
         })
     }
 }

@@ -428,7 +428,7 @@ async fn a_workflow_is_found_in_other_words_and_not_by_the_opposite() {
     let workflow = answer
         .workflow
         .as_ref()
-        .unwrap_or_else(|| panic!("{:?}", stages(&answer)));
+        .unwrap_or_else(|| panic!("{:?}", answer.lookup));
     assert_eq!(workflow.name, "flight");
     assert!(answer.score.unwrap() < 1.0);
     assert_eq!(stages(&answer).last().unwrap(), "catalog_similar hit");

@@ -127,7 +127,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{base::clock::Millis, runs::PlanInputs};
+    use crate::runs::PlanInputs;
 
     fn goal(text: &str) -> Goal {
         let inputs = PlanInputs {
