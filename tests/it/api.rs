@@ -461,5 +461,5 @@ async fn every_json_body_is_read_the_same_way() {
             assert_eq!(given, (status, code.to_owned()), "{}", route.path);
         }
     }
-    assert_eq!(routes, 16);
+    assert_eq!(routes, 18);
 }
