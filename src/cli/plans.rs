@@ -341,7 +341,7 @@ impl Counts {
             (true, true, _) => {
                 self.hits += 1;
                 let stages = explained["stages"].as_array().into_iter().flatten();
-                let decided = stages.filter(|stage| stage["verdict"] == "hit").last();
+                let decided = stages.filter(|stage| stage["verdict"] == "hit").next_back();
                 let stage = decided.map_or_else(String::new, |stage| text(stage, "stage"));
                 *self.by_stage.entry(stage).or_default() += 1;
                 return;

@@ -12,7 +12,7 @@ const ENDPOINTS_MAX: usize = 10;
 /// The longest time limit of a request, in seconds.
 const TIMEOUT_MAX_S: u64 = 600;
 /// The default time limit of a request to a planner.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// The time limit of a request to `guardian.llm`.
 const GUARDIAN_TIMEOUT: Duration = Duration::from_secs(10);
 

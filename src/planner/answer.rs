@@ -113,7 +113,7 @@ impl Inner {
                 .stages
                 .push(PlanStage::new("llm", "skipped").because(why));
             return Answered {
-                answer: self.none(
+                answer: Self::none(
                     goal,
                     request,
                     &format!("no language model was asked: {why}"),
@@ -137,7 +137,7 @@ impl Inner {
                 found
                     .stages
                     .push(PlanStage::new("llm", "miss").because(why.clone()));
-                let mut answer = self.none(goal, request, &why);
+                let mut answer = Self::none(goal, request, &why);
                 answer.cost = cost;
                 Answered {
                     answer,
@@ -177,13 +177,13 @@ impl Inner {
         let tools = match catalog.definitions(&made.compiled) {
             Ok(tools) => tools,
             Err(error) => {
-                let answer = self.none(goal, request, &error.to_string());
+                let answer = Self::none(goal, request, &error.to_string());
                 return Answered { answer, label };
             }
         };
         let hash = jcs::hash(&made.plan);
         let Some(planned) = planned(PlanSource::Llm, hash, &Json::of(&made.plan)) else {
-            let answer = self.none(goal, request, "the plan cannot be written");
+            let answer = Self::none(goal, request, "the plan cannot be written");
             return Answered { answer, label };
         };
         let answer = PlanAnswer {
@@ -217,7 +217,7 @@ impl Inner {
     }
 
     /// The answer without a plan.
-    fn none(&self, goal: &Goal, request: u64, why: &str) -> PlanAnswer {
+    fn none(goal: &Goal, request: u64, why: &str) -> PlanAnswer {
         let message = format!(
             "neither a cached plan nor an example of a workflow matches the goal, and {why}. Decide the approval with a plan, add an example to a \
              workflow, or configure `planner`"

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How often a model that is missing is looked for.
 const MODEL_EVERY: Duration = Duration::from_secs(30);
 /// How often expired entries are forgotten, and how often the topic is compared with what was read of it.
-const UPKEEP_EVERY: Duration = Duration::from_secs(60);
+const UPKEEP_EVERY: Duration = Duration::from_mins(1);
 /// The number of templates that are embedded, and of entries that are indexed, at a time.
 const BATCH: usize = 64;
 

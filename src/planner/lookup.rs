@@ -32,6 +32,9 @@ pub const QDRANT_UNAVAILABLE: &str = "qdrant_unavailable";
 /// The number of candidates that the index outside the process gives.
 const CANDIDATES: usize = 32;
 
+/// Ids and similarities of entries from the index outside the process, if there is one.
+type Candidates<'a> = Option<&'a [(String, f32)]>;
+
 /// What a lookup came to.
 #[derive(Default)]
 pub(super) struct Found {
@@ -108,7 +111,7 @@ impl Inner {
             return;
         }
         let matched = head.exact(goal);
-        self.of_catalog("catalog", goal, catalog, matched, found);
+        Self::of_catalog("catalog", goal, catalog, matched, found);
     }
 
     /// The entry, or else the workflow, whose goals are certainly similar.
@@ -141,7 +144,7 @@ impl Inner {
         match self.examples.embedded(catalog, &self.vectors).await {
             Ok(head) => {
                 let matched = head.similar(goal, &vector, self.plans.threshold);
-                self.of_catalog("catalog_similar", goal, catalog, matched, found);
+                Self::of_catalog("catalog_similar", goal, catalog, matched, found);
             }
             Err(error) => {
                 found.degraded.push(EMBEDDINGS_UNAVAILABLE.to_owned());
@@ -180,7 +183,7 @@ impl Inner {
         &self,
         goal: &Goal,
         catalog: &Arc<Catalog>,
-        (vector, candidates): (Option<&Vector>, Option<&[(String, f32)]>),
+        (vector, candidates): (Option<&Vector>, Candidates<'_>),
     ) -> (cache::Lookup, Option<Arc<Entry>>) {
         let key = goal.template.key();
         let mut slots: Vec<(&str, &Value)> = Vec::new();
@@ -247,7 +250,6 @@ impl Inner {
 
     /// The plan of a workflow that matches.
     fn of_catalog(
-        &self,
         stage: &str,
         goal: &Goal,
         catalog: &Catalog,
