@@ -16,6 +16,7 @@ pub mod admission;
 pub mod bridges;
 pub mod cron;
 pub mod notify;
+pub mod planner;
 pub mod projections;
 pub mod saga;
 pub mod workers;

@@ -1,7 +1,7 @@
 //! Sentences as goals: their templates and vectors. Vectors are kept in `target/`, because computing them takes minutes.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ const BATCH: usize = 64;
 pub struct Goal {
     pub text: String,
     pub key: String,
-    pub slots: Vec<(&'static str, Value)>,
+    pub slots: BTreeMap<String, Value>,
     /// Kinds and forms of the slots, sorted.
     pub kinds: Vec<String>,
     pub vector: Vec<f32>,
@@ -92,10 +92,6 @@ impl Goals {
             self.write();
         }
         let goals = templates.into_iter().map(|template| {
-            let slots = template.slots.iter();
-            let slots: Vec<_> = slots
-                .map(|slot| (slot.kind.name(), slot.normalised.clone()))
-                .collect();
             let form = |form: &Option<String>| form.clone().unwrap_or_default();
             let kinds = template.slots.iter();
             let mut kinds: Vec<_> = kinds
@@ -105,8 +101,8 @@ impl Goals {
             Goal {
                 vector: self.vectors[&template.text].clone(),
                 key: template.key(),
+                slots: template.values(),
                 text: template.text,
-                slots,
                 kinds,
             }
         });

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use omnilink::plans::cache::{
     Cache, CacheRecord, EntryRecord, Evidence, LabelRecord, Lookup, Query, Settings, Verdict,
 };
-use serde_json::Value;
 
 use crate::goals::Goal;
 
@@ -35,16 +34,11 @@ impl Production {
     }
 
     fn with_query<T>(&self, goal: &Goal, ask: impl FnOnce(&Query<'_, String>) -> T) -> T {
-        let slots: Vec<(&str, &Value)> = goal
-            .slots
-            .iter()
-            .map(|(kind, value)| (*kind, value))
-            .collect();
         ask(&Query {
             tenant: TENANT,
             key: &goal.key,
             text: &goal.text,
-            slots: &slots,
+            slots: &goal.slots,
             vector: Some(&goal.vector),
             candidates: None,
             now: 1,

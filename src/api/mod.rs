@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `problem` | every error code with its status and meaning; problem details |
 //! | `route` | what a line of the table consists of |
-//! | `routes`, `examples`, `run_examples` | the table |
+//! | `routes`, `examples`, `run_examples`, `plan_examples` | the table |
 //! | `openapi`, `reference` | the OpenAPI document and `docs/api.md`, made from the table |
 //! | the others | the types of some routes |
 
@@ -27,6 +27,8 @@ pub mod keys;
 pub mod letters;
 pub mod list;
 mod openapi;
+mod plan_examples;
+pub mod plans;
 pub mod problem;
 pub mod readers;
 pub mod rebuild;

@@ -88,7 +88,7 @@ codes! {
     ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed",
         "The setting `cors` does not list the origin of this webhook sender.";
     NOT_FOUND = 404 "not_found",
-        "There is no such path, or no such key, grant or run in the tenants that the key sees.";
+        "There is no such path, or no such key, grant, run or cached plan in the tenants that the key sees.";
     UNKNOWN_ENTITY = 404 "unknown_entity",
         "The entity had no events up to the requested time.";
     UNKNOWN_LETTER = 404 "unknown_letter",
@@ -124,7 +124,7 @@ codes! {
     ALREADY_PAUSED = 409 "already_paused",
         "The run is paused.";
     NOT_ENDED = 409 "not_ended",
-        "The run has not ended: only a run that has ended can be repeated.";
+        "The run has not ended: only a run that has ended can be repeated, or judged by feedback.";
     INVALID_RETRY = 409 "invalid_retry",
         "The run cannot be repeated in this way: none of its compensations failed, it only repeats compensations of another run, a \
          later run has taken over its steps, and is the one to repeat, or it is that of a goal that had no plan.";

@@ -77,6 +77,8 @@ pub enum Tag {
     Starts,
     /// Runs: their state, controls, and decisions by people.
     Runs,
+    /// Cached plans of goals.
+    Plans,
     /// Keys.
     Keys,
     /// Webhook sources, and webhooks.
@@ -101,10 +103,11 @@ pub enum Tag {
 
 impl Tag {
     /// All groups, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Events,
         Self::Starts,
         Self::Runs,
+        Self::Plans,
         Self::Keys,
         Self::Webhooks,
         Self::Readers,
@@ -123,6 +126,7 @@ impl Tag {
             Self::Events => "Events",
             Self::Starts => "Starts",
             Self::Runs => "Runs",
+            Self::Plans => "Plans",
             Self::Keys => "Keys",
             Self::Webhooks => "Webhooks",
             Self::Readers => "Readers",
@@ -142,6 +146,9 @@ impl Tag {
             Self::Events => "Intake of events.",
             Self::Starts => "Starts of runs: commands, workflows, goals and tasks.",
             Self::Runs => "Runs: their state, controls, and decisions by people.",
+            Self::Plans => {
+                "Cached plans of goals, and how a goal gets its plan ([plans.md](plans.md))."
+            }
             Self::Keys => "API keys of a tenant.",
             Self::Webhooks => "Webhook sources, and the routes that their senders call.",
             Self::Readers => "Which Postgres login can read which tenant.",

@@ -11,6 +11,10 @@ use super::{
     keys::{ChangeKey, CreateKey, Key, RotateKey, RotatedKey},
     letters::{ListLetters, RedriveLetters, RedriveProgress},
     list::{List, Page},
+    plan_examples,
+    plans::{
+        CachedPlanView, ExplainGoal, ExplainedGoal, FeedbackGiven, GiveFeedback, WholeCachedPlan,
+    },
     problem::{
         ADAPTER_NOT_ALLOWED, ALREADY_CANCELLED, ALREADY_PAUSED, APPROVAL_NOT_OPEN, BATCH_TOO_LARGE,
         CONCURRENCY_LIMIT_EXCEEDED, Code, ENV_NOT_ALLOWED, FEATURE_DISABLED, IDEMPOTENCY_IN_FLIGHT,
@@ -40,7 +44,8 @@ use super::{
         NDJSON, Parameter, Route,
         Tag::{
             Audit, Controls as ControlsTag, DeadLetters, Events as EventsTag, Keys, Node,
-            Operations, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag, Webhooks,
+            Operations, Plans, Readers, Replay, Runs, SchemaRegistry, Starts as StartsTag,
+            Webhooks,
         },
     },
     run_batches::{ControlRuns, RunsControlled},
@@ -104,6 +109,12 @@ const RUN_ID: Parameter = Parameter {
     name: "id",
     description: "The run's id.",
     example: "7dbd6d41-6f85-5f7b-98af-6637f5372c2e",
+};
+
+const PLAN_ID: Parameter = Parameter {
+    name: "id",
+    description: "The id of a cached plan.",
+    example: "2cf24dba5fb0a30e26e83b2ac5b9e29e",
 };
 
 const KEY_ID: Parameter = Parameter {
@@ -671,6 +682,21 @@ routes! {
         .codes(&[
             &MISSING_FIELD, &NOT_FOUND, &RUN_ENDED, &TOO_MANY_SIGNALS, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
+    FeedbackRun = Route::new(Post, "/v1/runs/{id}/feedback", Runs, "Say whether a run's plan was right")
+        .needs(RUNS_WRITE)
+        .describe(
+            "For a run that has ended. If its plan was not right, the plan is no longer cached: neither the entry that the run used nor the one \
+             that it made. Both answers are recorded in the audit log as `feedback.given`.",
+        )
+        .path_parameters(&[RUN_ID])
+        .query::<OfTenant>()
+        .body::<GiveFeedback>(&[Content::json::<GiveFeedback>(JSON, plan_examples::FEEDBACK)])
+        .answers(&[Answer::new(
+            200,
+            "It is recorded.",
+            &[Content::json::<FeedbackGiven>(JSON, plan_examples::FEEDBACK_GIVEN)],
+        )])
+        .codes(&[&MISSING_FIELD, &NOT_FOUND, &NOT_ENDED, &OVERLOADED, &POSTGRES_UNAVAILABLE]);
     DecideApproval = Route::new(Post, "/v1/approvals/{id}", Runs, "Decide an approval or an incident")
         .needs(APPROVALS_DECIDE)
         .closed_by(Gate::Starts)
@@ -692,6 +718,47 @@ routes! {
             &MISSING_FIELD, &INVALID_INPUT, &INVALID_PLAN, &PLAN_REQUIRED, &OUTPUT_TOO_LARGE, &SELF_APPROVAL, &NOT_FOUND, &RUN_ENDED,
             &APPROVAL_NOT_OPEN, &INVALID_DECISION, &INPUT_CHANGED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
         ]);
+
+    ListPlans = Route::new(Get, "/v1/plans", Plans, "List cached plans")
+        .needs(RUNS_READ)
+        .describe("Newest first. A plan is cached once a run has carried it out successfully, for `plans.ttl_s` after the last success.")
+        .query::<Page>()
+        .answers(&[Answer::new(
+            200,
+            "A page of cached plans.",
+            &[Content::json::<List<CachedPlanView>>(JSON, plan_examples::PLANS)],
+        )]);
+    ShowPlan = Route::new(Get, "/v1/plans/{id}", Plans, "Show a cached plan")
+        .needs(RUNS_READ)
+        .path_parameters(&[PLAN_ID])
+        .query::<OfTenant>()
+        .answers(&[Answer::new(
+            200,
+            "The cached plan.",
+            &[Content::json::<WholeCachedPlan>(JSON, plan_examples::PLAN)],
+        )])
+        .codes(&[&NOT_FOUND]);
+    ForgetPlan = Route::new(Delete, "/v1/plans/{id}", Plans, "Forget a cached plan")
+        .needs(RUNS_WRITE)
+        .describe("Runs that already have the plan carry it out. The next run that succeeds with a plan for such a goal caches it again.")
+        .path_parameters(&[PLAN_ID])
+        .query::<OfTenant>()
+        .answers(&[Answer::new(204, "It is forgotten, on every node within a second.", &[])])
+        .codes(&[&NOT_FOUND]);
+    ExplainPlan = Route::new(Post, "/v1/plans:explain", Plans, "Explain how a goal gets its plan")
+        .needs(RUNS_READ)
+        .describe(
+            "What each stage of the lookup decides about a goal, without starting a run. Language models are not asked. The goal may have as many \
+             characters as one of `/v1/goals`.",
+        )
+        .query::<OfTenant>()
+        .body::<ExplainGoal>(&[Content::json::<ExplainGoal>(JSON, plan_examples::EXPLAIN)])
+        .answers(&[Answer::new(
+            200,
+            "What becomes of the goal.",
+            &[Content::json::<ExplainedGoal>(JSON, plan_examples::EXPLAINED)],
+        )])
+        .codes(&[&MISSING_FIELD]);
 
     CreateKey = Route::new(Post, "/v1/keys", Keys, "Create a key")
         .needs(ADMIN)

@@ -59,6 +59,8 @@ pub const ACTIONS: &[&str] = &[
     "run.signalled",
     "run.retried",
     "runs.controlled",
+    "feedback.given",
+    "plan.forgotten",
     "step.risky",
     "approval.listed",
     "approval.decided",

@@ -10,7 +10,7 @@ use super::{
     client::{ADMIN_KEY, Client},
     clocks,
     findings::{Finding, Findings, Status},
-    held, identities, output, runtime, stalls, targets,
+    held, identities, output, planning, runtime, stalls, targets,
 };
 use crate::{
     base::clock::{Clock, SystemClock},
@@ -89,6 +89,7 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
     found.add("config", Status::Ok, from);
     let running = storage::log_in_use(config);
     disk(config, found);
+    planning::embeddings(config, found);
     secret(config, found);
     key(config, found);
     tls(config, found);
@@ -103,6 +104,8 @@ fn examine(config: &Config, found: &mut Findings) -> anyhow::Result<()> {
         postgres(config, running, found).await;
         targets::redis(config, found).await;
         targets::notified(config, found).await;
+        planning::models(config, found).await;
+        planning::qdrant(config, found).await;
         schema_registry(config, found).await;
         identities::issuers(config, found).await;
     });

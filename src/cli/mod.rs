@@ -25,6 +25,8 @@ mod migrate;
 mod model;
 mod moment;
 mod output;
+mod planning;
+mod plans;
 mod readers;
 mod rebuild;
 mod recorded;
@@ -116,6 +118,9 @@ enum Command {
     /// List and decide approvals and incidents
     #[command(subcommand)]
     Approvals(approvals::Command),
+    /// List, show and forget cached plans, and explain how goals get theirs
+    #[command(subcommand)]
+    Plans(plans::Command),
     /// List the tools that steps call
     #[command(subcommand)]
     Tools(tools::Command),
@@ -175,6 +180,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::main(&cli.global, &args),
         Command::Runs(command) => runs::main(&cli.global, command),
         Command::Approvals(command) => approvals::main(&cli.global, command),
+        Command::Plans(command) => plans::main(&cli.global, command),
         Command::Tools(command) => tools::main(&cli.global, &command),
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Replay(args) => replay::main(&cli.global, &args),

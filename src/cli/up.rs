@@ -44,7 +44,7 @@ pub enum Part {
     Projections,
     /// The topologies of topologies_dir.
     Topologies,
-    /// Calls of HTTP workers.
+    /// Calls of HTTP workers, and plans of goals.
     Workers,
 }
 

@@ -114,9 +114,15 @@ pub struct FoundPlan {
     /// The id of the cache entry that the plan comes from. It is forgotten if the run does not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
+    /// The source of that entry's plan: that under which it is cached again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// Steps that need a person's approval, with the codes of the reasons.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub red: BTreeMap<String, Vec<String>>,
+    /// The guardian's language model has flagged the goal, or did not answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flagged: bool,
 }
 
 impl FoundPlan {
@@ -125,7 +131,9 @@ impl FoundPlan {
         Self {
             template: found.template.clone(),
             entry: found.entry.clone(),
+            origin: found.origin.clone(),
             red: found.red.clone(),
+            flagged: found.flagged,
         }
     }
 
@@ -133,7 +141,9 @@ impl FoundPlan {
     pub const NONE: Self = Self {
         template: None,
         entry: None,
+        origin: None,
         red: BTreeMap::new(),
+        flagged: false,
     };
 }
 

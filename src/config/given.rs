@@ -41,7 +41,7 @@ impl Value {
             Self::Null => Json::Null,
             Self::Bool(b) => (*b).into(),
             Self::Int(i) => (*i).into(),
-            Self::Number(_) => return Err("written with whole numbers only"),
+            Self::Number(n) => (*n).into(),
             Self::Text(text) => text.as_str().into(),
             Self::List(items) => items.iter().map(Self::json).collect::<Result<_, _>>()?,
             Self::Map(entries) => {

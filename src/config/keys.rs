@@ -17,6 +17,7 @@ use super::{
     given::{self, Given, PROPERTIES, Value},
     jwt::{self, BadIssuers},
     notify::{self, BadNotify},
+    planner::{self, BadModels, LanguageModel},
     secret::{MASK, SecretError},
 };
 
@@ -86,6 +87,8 @@ enum ValueError {
     Tables(#[from] BadTables),
     #[error(transparent)]
     QueryLogin(#[from] BadQueryLogin),
+    #[error(transparent)]
+    Models(#[from] BadModels),
 }
 
 /// What parsing a value may need: the folder for relative paths, and the environment for `env:NAME`.
@@ -314,7 +317,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "qdrant.url",
-        doc: "http://… or https://… ; reserved for the index of plans: nothing uses it yet",
+        doc: "http://… or https://… of Qdrant: the index of cached plans; without it each node searches in memory",
         set: |c, v, ctx| {
             c.qdrant_url = Some(SecretUrl::new(secret(v, ctx)?, &["http", "https"])?);
             Ok(())
@@ -323,7 +326,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "qdrant.api_key",
-        doc: "the key of qdrant.url; reserved",
+        doc: "the key of qdrant.url",
         set: |c, v, ctx| {
             c.qdrant_api_key = Some(secret(v, ctx)?);
             Ok(())
@@ -565,6 +568,84 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |c| json!(c.allow_http_hosts),
+    },
+    Key {
+        name: "planner",
+        doc: "list of language models that plan goals, the next where one fails: {url, model, api_key, timeout_s (60), price: {input, output} (of a million tokens)}; url is an OpenAI-compatible base such as https://api.openai.com/v1; values may be references; JSON in a variable (none); docs/plans.md",
+        set: |c, v, ctx| {
+            let items = v.json().map_err(ValueError::MustBe)?;
+            c.planner = planner::parse(items, &|text| Secret::resolve(text, ctx.base, ctx.env))?;
+            Ok(())
+        },
+        show: |c| {
+            json!(
+                c.planner
+                    .iter()
+                    .map(LanguageModel::show)
+                    .collect::<Vec<_>>()
+            )
+        },
+    },
+    Key {
+        name: "plans.ttl_s",
+        doc: "seconds for which a plan is cached after its last success (86400)",
+        set: |c, v, _| {
+            c.plans.ttl = Duration::from_secs(within(v, 1, 366 * 86_400)? as u64);
+            Ok(())
+        },
+        show: |c| json!(c.plans.ttl.as_secs()),
+    },
+    Key {
+        name: "plans.threshold",
+        doc: "least similarity, from 0 to 1, of a goal to that of a cached plan or to an example (0.85); plans.threshold 1 leaves only goals with the same words",
+        set: |c, v, _| {
+            let least = match v {
+                Value::Int(i) => Some(*i as f64),
+                Value::Number(n) => Some(*n),
+                Value::Raw(t) => t.parse().ok(),
+                _ => None,
+            };
+            let least = least.filter(|least| (0.0..=1.0).contains(least));
+            c.plans.threshold = least.ok_or(ValueError::MustBe("a number from 0 to 1"))?;
+            Ok(())
+        },
+        show: |c| json!(c.plans.threshold),
+    },
+    Key {
+        name: "allow.planner_hosts",
+        doc: "list of hosts that the tool `http` may reach in plans of language models without a person's approval: api.example.com, or *.example.com for all below it; allow.http_hosts applies as well (none)",
+        set: |c, v, _| {
+            let hosts = texts(v)?;
+            if let Some(bad) = hosts.iter().find(|host| !is_host_pattern(host)) {
+                return Err(ValueError::Item {
+                    item: bad.clone(),
+                    what: "a host, such as api.example.com or *.example.com, without scheme, port and path",
+                });
+            }
+            c.allow_planner_hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+            Ok(())
+        },
+        show: |c| json!(c.allow_planner_hosts),
+    },
+    Key {
+        name: "allow.planner_events",
+        doc: "list of types of events that the tool `emit` may emit in plans of language models without a person's approval: order.paid, or order.* for all below it (none)",
+        set: |c, v, _| {
+            c.allow_planner_events = texts(v)?;
+            Ok(())
+        },
+        show: |c| json!(c.allow_planner_events),
+    },
+    Key {
+        name: "guardian.llm",
+        doc: "a language model that looks at goals for prompt injection before they are planned: {url, model, api_key}, as in planner; JSON in a variable (none); docs/plans.md",
+        set: |c, v, ctx| {
+            let item = v.json().map_err(ValueError::MustBe)?;
+            let resolve = |text: &str| Secret::resolve(text, ctx.base, ctx.env);
+            c.guardian_llm = Some(planner::parse_second_look(item, &resolve)?);
+            Ok(())
+        },
+        show: |c| json!(c.guardian_llm.as_ref().map(LanguageModel::show_second_look)),
     },
     Key {
         name: "tools.sql_query.url",

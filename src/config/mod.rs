@@ -12,6 +12,7 @@ mod jwt;
 pub mod keys;
 mod notify;
 mod origin;
+mod planner;
 mod policy;
 mod secret;
 
@@ -30,6 +31,7 @@ pub use guardian::GuardianSettings;
 pub use jwt::{Claim, FromToken, Jwks, JwtIssuer, Texts};
 pub use notify::{Notify, NotifyOn, NotifyTarget};
 pub use origin::AllowedOrigin;
+pub use planner::{LanguageModel, Price};
 pub use policy::{AUTHENTICATION, Kind, MAX_CONCURRENCY, MAX_RPM, OnBackendDown, Per, Policy};
 pub use secret::{Secret, SecretUrl};
 
@@ -79,9 +81,9 @@ pub struct Config {
     pub redis_url: Option<SecretUrl>,
     /// `schema_registry.url`: the registry with the schemas of foreign Avro.
     pub schema_registry_url: Option<SecretUrl>,
-    /// `qdrant.url`: the index of plans. Reserved: nothing uses it yet.
+    /// `qdrant.url`: the index of cached plans; without it each node searches in memory.
     pub qdrant_url: Option<SecretUrl>,
-    /// `qdrant.api_key`. Reserved too.
+    /// `qdrant.api_key`.
     pub qdrant_api_key: Option<Secret>,
     /// `limits.*`.
     pub limits: Limits,
@@ -109,6 +111,16 @@ pub struct Config {
     pub breaker: BreakerSettings,
     /// `allow.http_hosts`: the hosts that the builtin tool `http` reaches, in lower case.
     pub allow_http_hosts: Vec<String>,
+    /// `planner`: the language models that plan goals, in the order in which they are tried.
+    pub planner: Vec<LanguageModel>,
+    /// `plans.*`.
+    pub plans: Plans,
+    /// `allow.planner_hosts`: the hosts that a plan of a language model may reach without approval, in lower case.
+    pub allow_planner_hosts: Vec<String>,
+    /// `allow.planner_events`: the types of events that a plan of a language model may emit without approval.
+    pub allow_planner_events: Vec<String>,
+    /// `guardian.llm`: the language model that looks at goals for prompt injection.
+    pub guardian_llm: Option<LanguageModel>,
     /// `tools.*`: the builtin tools that use a Postgres.
     pub database_tools: DatabaseTools,
     /// `notify`: who is told what happens.
@@ -190,6 +202,24 @@ impl Default for Runs {
             events: false,
             approval_expiry: Duration::from_hours(24),
             approve_above: 0.7,
+        }
+    }
+}
+
+/// `plans.*`: the cache of plans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plans {
+    /// `plans.ttl_s`: how long a plan is cached after its last success.
+    pub ttl: Duration,
+    /// `plans.threshold`: the least similarity of a goal to that of a cached plan, or to an example.
+    pub threshold: f64,
+}
+
+impl Default for Plans {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_hours(24),
+            threshold: 0.85,
         }
     }
 }
@@ -344,6 +374,11 @@ impl Config {
             embed_model_dir: None,
             breaker: BreakerSettings::default(),
             allow_http_hosts: Vec::new(),
+            planner: Vec::new(),
+            plans: Plans::default(),
+            allow_planner_hosts: Vec::new(),
+            allow_planner_events: Vec::new(),
+            guardian_llm: None,
             database_tools: DatabaseTools::default(),
             notify: Vec::new(),
             public_url: None,

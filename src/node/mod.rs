@@ -5,6 +5,7 @@ mod cron;
 pub(crate) mod event_schemas;
 mod lags;
 mod notify;
+mod planner;
 pub(crate) mod postgres;
 mod rebuild;
 mod run;

@@ -10,7 +10,7 @@ use super::{
     control_records::ControlRecords,
     cron, event_schemas,
     lags::NodeLags,
-    notify,
+    notify, planner,
     postgres::{self, Postgres},
     sagas,
     storage::{self, Storage},
@@ -56,7 +56,7 @@ pub struct Parts {
     pub projections: bool,
     /// The topologies of topologies_dir.
     pub topologies: bool,
-    /// Calls of HTTP workers, from `steps` to `commands`; and notifications.
+    /// Calls of HTTP workers, from `steps` to `commands`; plans of goals, from `goals` to `commands`; and notifications.
     pub workers: bool,
 }
 
@@ -160,6 +160,14 @@ pub async fn run(
     } else {
         None
     };
+    let (planner, following) = planner::follow(&config, &storage, &workflows, &readiness)?;
+    let planning = if parts.workers {
+        Some(planner::start(
+            &planner, &storage, &controls, &readiness, &mut watch,
+        )?)
+    } else {
+        None
+    };
     let notifications = if parts.workers {
         notify::start(&config, &storage, &readiness, &mut watch)?
     } else {
@@ -216,6 +224,7 @@ pub async fn run(
             limiter,
             workflows,
             guardian: Guardian::new(&config.guardian, secrets),
+            planner,
             tool_states,
         },
     )?;
@@ -236,7 +245,9 @@ pub async fn run(
     tokio::task::spawn_blocking(|| {
         drop(cron);
         drop(notifications);
+        drop(planning);
         drop(calls);
+        drop(following);
     })
     .await?;
     if let Some(topologies) = topologies {

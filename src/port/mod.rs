@@ -62,6 +62,7 @@ use crate::{
     jwt::Jwt,
     limits::Limiter,
     log::Log,
+    planner::Planner,
     saga::Followers,
     starts::Guardian,
     state::{StateError, StateStore},
@@ -124,6 +125,8 @@ pub struct Parts {
     pub workflows: workflows::Current,
     /// The guardian of goals.
     pub guardian: Guardian,
+    /// The cached plans.
+    pub planner: Planner,
     /// The state of tool calls on this node.
     pub tool_states: ToolStates,
 }
@@ -143,6 +146,7 @@ struct Shared {
     limiting: limited::Limiting,
     workflows: workflows::Current,
     guardian: Guardian,
+    planner: Planner,
     tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
@@ -212,6 +216,7 @@ impl Port {
                 limiting,
                 workflows: parts.workflows,
                 guardian: parts.guardian,
+                planner: parts.planner,
                 tool_states: parts.tool_states,
                 commands: parts.commands,
                 followers: parts.followers,

@@ -300,12 +300,18 @@ pub struct Found {
     /// The id of the cache entry that the plan comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
+    /// The source of that entry's plan: that under which it is cached again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// How similar the goal is to that of the entry or the example, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// Steps that need a person's approval, with the codes of the reasons.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub red: BTreeMap<String, Vec<String>>,
+    /// The guardian's language model has flagged the goal, or did not answer: a person must approve the run before its first step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flagged: bool,
     /// What each stage of the lookup decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookup: Option<Json>,

@@ -63,6 +63,12 @@ pub struct CachedPlan {
 pub struct PlanLabel {
     /// The similarity of the two goals, from -1 to 1.
     pub score: f64,
+    /// The evidence for the entry, as the look-up computed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<f64>,
+    /// The hash of the entry's plan. The label is about this plan alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
     /// Whether the plan for the other goal has the same shape. The other goal is then an alias of the entry.
     pub agrees: bool,
 }

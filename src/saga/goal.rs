@@ -24,7 +24,7 @@ pub(super) struct Goal {
     pub(super) unplanned: bool,
     /// The guardian's score for prompt injection, from 0 to 1.
     pub(super) score: f64,
-    /// A person must approve the run because of this score.
+    /// A person must approve the run because of this score, or of the guardian's language model.
     pub(super) flagged: bool,
     /// The open request for a plan: the `seq` of its record.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -49,6 +49,7 @@ impl Run {
             return;
         }
         let found = &ready.found;
+        self.goal.flagged |= found.flagged;
         self.goal.red.clone_from(&found.red);
         self.slots = Arc::new(slots(&found.slots));
         if self.begun_at.is_some() {

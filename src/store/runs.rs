@@ -500,3 +500,16 @@ pub async fn decision(
         .bind(approval.to_string());
     Ok(row.fetch_optional(store.pool()).await?)
 }
+
+/// JSON text of the last record with a plan of a run; `None`: the run has no plan.
+pub async fn plan_ready(
+    store: &Store,
+    (tenant, run_id): (&str, &str),
+) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT record::text FROM omnilink.run_events WHERE tenant = $1 AND run_id = $2 AND type = 'plan_ready' \
+               ORDER BY seq DESC LIMIT 1";
+    let row = sqlx::query_scalar::<_, String>(sql)
+        .bind(tenant)
+        .bind(run_id);
+    Ok(row.fetch_optional(store.pool()).await?)
+}

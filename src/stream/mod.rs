@@ -6,6 +6,7 @@
 //! | project | `crate::projections` | exactly once: rows and position in one transaction of Postgres |
 //! | effect | [`effect`] | at least once, an idempotency key on every call |
 
+pub mod appends;
 pub(crate) mod consumer;
 pub mod dlq;
 pub mod effect;

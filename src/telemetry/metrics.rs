@@ -179,6 +179,53 @@ registry! {
     WORKER_RESULT_APPENDS = "omnilink_worker_result_appends_total", Kind::Counter, Count,
         "Appends of results to `commands`: results that are there together go in one",
         [];
+    /// Of planners.
+    PLANS = "omnilink_plans_total", Kind::Counter, Count,
+        "Goals that were planned, by where the plan came from",
+        [Label { name: "source", values: "`cache`, `catalog`, `llm`, `none` (no plan)" }];
+    /// Of planners.
+    PLAN_LOOKUPS = "omnilink_plan_lookups_total", Kind::Counter, Count,
+        "Stages of lookups of plans, by what they decided",
+        [
+            Label { name: "stage", values: "`template`, `catalog`, `search`, `gates`, `threshold`, `catalog_similar`" },
+            Label { name: "verdict", values: "`hit`, `miss`, `pass`, `refused`, `skipped`" }
+        ];
+    /// Of planners.
+    PLANNER_CALLS = "omnilink_planner_calls_total", Kind::Counter, Count,
+        "Calls of language models, by outcome",
+        [Label { name: "outcome", values: "`answered`, `unusable` (no chat completion), `refused` (4xx), `failed` (5xx), `no_answer`, `circuit_open` (not sent)" }];
+    /// Of planners.
+    PLANNER_TOKENS = "omnilink_planner_tokens_total", Kind::Counter, Count,
+        "Tokens of calls of language models, as their servers count them",
+        [Label { name: "kind", values: "`input`, `output`" }];
+    /// Of planners.
+    PLANNER_COST = "omnilink_planner_cost_millionths_total", Kind::Counter, Count,
+        "Cost of plans of language models, in millionths of the unit of `price`",
+        [];
+    /// Of planners.
+    PLANS_SAVED_TOKENS = "omnilink_plans_saved_tokens_total", Kind::Counter, Count,
+        "Tokens that plans from the cache and the catalogue have saved, as many each as a plan of a language model has taken on average on this node",
+        [];
+    /// Of planners.
+    PLANS_SAVED_COST = "omnilink_plans_saved_cost_millionths_total", Kind::Counter, Count,
+        "Cost that plans from the cache and the catalogue have saved, computed as the tokens, in millionths of the unit of `price`",
+        [];
+    /// Of planners.
+    PLANS_FALSE_HITS = "omnilink_plans_false_hits_total", Kind::Counter, Count,
+        "Plans from the cache that feedback has called wrong",
+        [];
+    /// Of planners.
+    PLAN_LABELS = "omnilink_plan_labels_total", Kind::Counter, Count,
+        "Cached plans that were not certain enough and were compared with the plan of a language model, by whether they agreed",
+        [Label { name: "agrees", values: "`true`, `false`" }];
+    /// Of planners.
+    PLANNER_DEGRADED = "omnilink_planner_degraded_total", Kind::Counter, Count,
+        "Goals that were planned without something, by what was not available",
+        [Label { name: "what", values: "`embeddings_unavailable`, `qdrant_unavailable`, `planner_unavailable`, `guardian_llm_unavailable`" }];
+    /// Of planners.
+    PLAN_ANSWER_APPENDS = "omnilink_plan_answer_appends_total", Kind::Counter, Count,
+        "Appends of plans to `commands`: plans that are there together go in one",
+        [];
     /// Of notifications.
     NOTIFICATIONS = "omnilink_notifications_total", Kind::Counter, Count,
         "Attempts to send a notification, by what became of them",

@@ -6,11 +6,10 @@ use hyper::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::retry_after;
 use crate::{
     base::clock::Millis,
     commands::result::ResultError,
-    http::RequestError,
+    http::{RequestError, retry_after_ms},
     runs::{CallKind, Json, Unreadable},
 };
 
@@ -150,7 +149,7 @@ pub(super) fn from_failure(
     });
     let mut failed = Failed::new(&code, message, retryable);
     let retry_after = headers.get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| retry_after::ms(value.to_str().ok()?, now));
+    let retry_after = retry_after.and_then(|value| retry_after_ms(value.to_str().ok()?, now));
     let closes = matches!(status.as_u16(), 429 | 503);
     failed.retry_after_ms = retry_after.filter(|_| retryable);
     Answer {

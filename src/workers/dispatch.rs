@@ -367,7 +367,7 @@ impl Dispatch {
         match appended {
             Ok(()) => {}
             // Never returns, so the call does not count as finished and the next owner of the partition repeats it.
-            Err(NotAppended::Closing) => std::future::pending().await,
+            Err(NotAppended::Closing(_)) => std::future::pending().await,
             Err(error @ NotAppended::Encode(_)) => {
                 tracing::error!(task = command.task_id, %error, "the outcome of a call was not recorded");
             }

@@ -9,13 +9,12 @@
 //! | `sql_query`, `record_create`, `database`, `database_tools` | the builtin tools that use a Postgres, and their connections |
 //! | `sealed` | the values of placeholders in a call and in its outcome |
 //! | `holds` | what the emergency controls hold |
-//! | `answer`, `retry_after` | the outcome of a call, from the answer; pure |
-//! | `states`, `settings`, `seats`, `pacer`, `breaker` | which calls of a tool are sent, queued or held |
-//! | `results` | appends results in batches |
+//! | `answer` | the outcome of a call, from the answer; pure |
+//! | `states`, `settings`, `seats`, `pacer` | which calls of a tool are sent, queued or held |
+//! | `results` | appends results |
 //! | `meters` | metrics |
 
 mod answer;
-mod breaker;
 mod database;
 mod database_tools;
 mod dispatch;
@@ -27,7 +26,6 @@ mod pacer;
 mod record_create;
 mod request;
 mod results;
-mod retry_after;
 mod sealed;
 mod seats;
 mod settings;
@@ -38,7 +36,6 @@ use std::{io, sync::Arc, time::Duration};
 
 pub use self::{
     answer::{OUTPUT_MAX, read_output},
-    breaker::State as BreakerState,
     database_tools::{BadUrl, DatabaseTools},
     dispatch::Parts,
     holds::reason as held_by,
@@ -49,6 +46,7 @@ pub use self::{
     states::ToolStates,
 };
 use self::{dispatch::Dispatch, states::SEATS};
+pub use crate::http::BreakerState;
 use crate::{
     base::clock::Clock,
     log::{Log, topics::Names},

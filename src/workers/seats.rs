@@ -18,15 +18,11 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use super::{
-    answer::Answer,
-    breaker::{Breaker, Pass, State},
-    pacer::Pacer,
-    settings::Settings,
-};
+use super::{answer::Answer, pacer::Pacer, settings::Settings};
 use crate::{
     base::clock::{Clock, Millis},
     config::BreakerSettings,
+    http::{Breaker, BreakerState as State, Pass},
 };
 
 /// The maximum time that a call waits in the queue of its tool.

@@ -6,7 +6,7 @@ use semver::Version;
 use serde_json::Value;
 
 use super::{schema::Schema, trigger::Trigger};
-use crate::plans::{OnExhausted, Plan, Template};
+use crate::plans::{OnExhausted, Plan, Template, template};
 
 /// One version of a workflow.
 pub struct Workflow {
@@ -19,7 +19,7 @@ pub struct Workflow {
     /// The type of the commands that start it.
     pub command: Option<String>,
     /// Examples of goals that it fulfils, such as `Book flight to {LOCATION} {DATE}`.
-    pub examples: Vec<String>,
+    pub examples: Vec<template::Template>,
     /// Templates that compute params from the slots of a goal.
     pub bind: BTreeMap<String, Template>,
     /// The schema of its params.

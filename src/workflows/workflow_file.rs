@@ -20,15 +20,11 @@ use crate::{
     plans::{
         Fault, OnExhausted, PLAN_MAX, Pointer, Template, jcs,
         read::{Faults, Object, is_name, short},
+        template::{SlotKind, Template as Goal, example},
     },
     runs::{DEPTH_MAX, depth},
 };
 
-/// The kinds of slots that examples name in braces.
-const SLOTS: [&str; 15] = [
-    "DATE", "LOCATION", "PERSON", "AMOUNT", "EMAIL", "PHONE", "CARD", "IBAN", "IP", "SSN",
-    "ADDRESS", "NUMBER", "ID", "URL", "QUOTED",
-];
 /// Bytes reserved in a start record for everything but plan, tools and params: principal, texts, trace context.
 const OVERHEAD: usize = 16 * 1024;
 
@@ -160,7 +156,7 @@ fn version(object: &Object<'_>, faults: &mut Faults) -> Option<Version> {
     }
 }
 
-fn examples(object: &Object<'_>, faults: &mut Faults) -> Vec<String> {
+fn examples(object: &Object<'_>, faults: &mut Faults) -> Vec<Goal> {
     let Some(value) = object.get("examples") else {
         return Vec::new();
     };
@@ -171,8 +167,10 @@ fn examples(object: &Object<'_>, faults: &mut Faults) -> Vec<String> {
         let Some(text) = faults.text(item, &at.at(n), "examples") else {
             continue;
         };
-        for part in text.split('{').skip(1) {
+        // A doubled brace is a brace.
+        for part in text.replace("{{", "").split('{').skip(1) {
             let name = part.split('}').next().unwrap_or_default();
+            let name = name.split_once(':').map_or(name, |(name, _form)| name);
             let kind = name.split_once('_').map_or(name, |(kind, number)| {
                 if number.parse::<u32>().is_ok_and(|n| n > 0) {
                     kind
@@ -180,18 +178,22 @@ fn examples(object: &Object<'_>, faults: &mut Faults) -> Vec<String> {
                     name
                 }
             });
-            if !SLOTS.contains(&kind) {
+            if SlotKind::named(kind).is_none() {
                 let fault = faults.add(
                     &at.at(n),
                     format!("`{{{}}}` is not a kind of slot", short(name)),
                 );
-                fault.note = Some(match nearest(kind, SLOTS.into_iter()) {
-                    Some(meant) => format!("did you mean `{{{meant}}}`?"),
-                    None => format!("there are {}", SLOTS.join(", ")),
-                });
+                fault.note = Some(
+                    match nearest(kind, SlotKind::ALL.into_iter().map(SlotKind::name)) {
+                        Some(meant) => format!("did you mean `{{{meant}}}`?"),
+                        None => {
+                            format!("there are {}", SlotKind::ALL.map(SlotKind::name).join(", "))
+                        }
+                    },
+                );
             }
         }
-        examples.push(text.to_owned());
+        examples.push(example(text));
     }
     examples
 }

@@ -23,7 +23,10 @@ use super::{
     client::{Client, Response, encoded},
     output,
 };
-use crate::{api::run_controls::SignalRun, runs::RunStatus};
+use crate::{
+    api::{plans::GiveFeedback, run_controls::SignalRun},
+    runs::RunStatus,
+};
 
 /// The path of runs on the port.
 const PATH: &str = "/v1/runs";
@@ -48,6 +51,8 @@ pub(super) enum Command {
     Retry(act::Retry),
     /// Send a run a signal that one of its steps waits for
     Signal(Signal),
+    /// Say whether the plan of a run was right
+    Feedback(Feedback),
 }
 
 #[derive(clap::Args)]
@@ -109,6 +114,26 @@ pub(super) struct Signal {
     /// A file with its data
     #[arg(long, value_name = "FILE")]
     data_file: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("verdict").required(true).args(["good", "bad"]), after_help = "Examples:
+  omnilink runs feedback 7dbd6d41-6f85-5f7b-98af-6637f5372c2e --good
+  omnilink runs feedback 7dbd6d41-6f85-5f7b-98af-6637f5372c2e --bad --reason 'the wrong airport'
+
+A plan that was not right is no longer cached. The key needs the permission `runs:write`.")]
+pub(super) struct Feedback {
+    #[command(flatten)]
+    run: Named,
+    /// The plan was right
+    #[arg(long)]
+    good: bool,
+    /// The plan was not right
+    #[arg(long)]
+    bad: bool,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// A run and its tenant.
@@ -181,6 +206,7 @@ pub(super) fn main(global: &Global, command: Command) -> anyhow::Result<()> {
                 let signal = Some(args.name);
                 control(global, &client, &path, &SignalRun { signal, data }).await
             }
+            Command::Feedback(args) => feedback(global, &client, args).await,
         }
     })
 }
@@ -228,6 +254,25 @@ pub(super) async fn control(
     let body = serde_json::to_string(body)?;
     let response = client.call(Method::POST, path, Some(body.into())).await?;
     print_response(global, response)
+}
+
+async fn feedback(global: &Global, client: &Client, args: Feedback) -> anyhow::Result<()> {
+    let body = GiveFeedback {
+        good: Some(args.good && !args.bad),
+        reason: args.reason,
+    };
+    let body = serde_json::to_string(&body)?;
+    let path = args.run.path("/feedback");
+    let response = client.call(Method::POST, &path, Some(body.into())).await?;
+    let given = response.success()?;
+    if global.json {
+        return output::json(&given);
+    }
+    match given["forgotten"].as_str() {
+        Some(entry) => output::line(&format!("recorded; the plan {entry} is no longer cached")),
+        None => output::line("recorded"),
+    }
+    Ok(())
 }
 
 fn print_response(global: &Global, response: Response) -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! A look-up: what it asks, what it answers, and its stages.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -31,8 +33,8 @@ pub struct Query<'a, P> {
     pub key: &'a str,
     /// Its template.
     pub text: &'a str,
-    /// Kind and normalised value of each slot, in the order of appearance.
-    pub slots: &'a [(&'a str, &'a Value)],
+    /// The values of its slots, by name (`Template::values`).
+    pub slots: &'a BTreeMap<String, Value>,
     /// The vector of the template. `None`: there is no model, and only templates and aliases are compared.
     pub vector: Option<&'a [f32]>,
     /// Candidates of an index outside the process, instead of the cache's own: ids of entries, with their similarity.
@@ -185,20 +187,8 @@ impl<P> Query<'_, P> {
     /// Whether the slots that the plan does not read have the values that are written in it.
     fn has_fixed(&self, entry: &Entry<P>) -> bool {
         entry.fixed.iter().all(|(name, value)| {
-            let number = name
-                .rsplit_once('_')
-                .and_then(|(kind, n)| Some((kind, n.parse::<usize>().ok()?)));
-            let (kind, number) = number.unwrap_or((name, 1));
-            // Numbers count values: one that occurs twice has one number.
-            let mut values: Vec<&Value> = Vec::new();
-            for (_, value) in self.slots.iter().filter(|(k, _)| *k == kind) {
-                if !values.contains(value) {
-                    values.push(value);
-                }
-            }
-            values
-                .get(number.saturating_sub(1))
-                .is_some_and(|own| same_value(own, value))
+            let own = self.slots.get(name);
+            own.is_some_and(|own| same_value(own, value))
         })
     }
 }

@@ -1,6 +1,9 @@
 //! The cache from outside: records in, look-ups out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -55,7 +58,7 @@ fn label(key: &str, agrees: bool) -> LabelRecord {
 }
 
 fn ask(cache: &Cache<u32>, tenant: &str, text: &str, vector: Option<&[f32]>) -> Lookup {
-    ask_with(cache, tenant, text, vector, &[], 1)
+    ask_with(cache, tenant, text, vector, &BTreeMap::new(), 1)
 }
 
 fn ask_with(
@@ -63,7 +66,7 @@ fn ask_with(
     tenant: &str,
     text: &str,
     vector: Option<&[f32]>,
-    slots: &[(&str, &Value)],
+    slots: &BTreeMap<String, Value>,
     now: i64,
 ) -> Lookup {
     cache.lookup(&Query {
@@ -87,7 +90,14 @@ fn the_same_template_hits_without_a_vector_until_it_expires() {
     let mut cache = Cache::new(Settings::default());
     put(&mut cache, "acme", "e", entry("Book flight to {LOCATION}"));
     let ask = |cache: &Cache<u32>, now| {
-        ask_with(cache, "acme", "book flight to {location}", None, &[], now)
+        ask_with(
+            cache,
+            "acme",
+            "book flight to {location}",
+            None,
+            &BTreeMap::new(),
+            now,
+        )
     };
     let lookup = ask(&cache, DAY - 1);
     assert_eq!(hit(&lookup), Some("e"));
@@ -351,7 +361,7 @@ fn values_that_are_written_in_the_plan_must_be_the_same() {
             "acme",
             text,
             Some(&vector(0.98, 1)),
-            &[("NUMBER", &number)],
+            &BTreeMap::from([("NUMBER".to_owned(), number)]),
             1,
         )
     };
@@ -380,7 +390,7 @@ fn an_entry_that_is_not_allowed_is_left_out_and_the_reason_is_recorded() {
         tenant: "acme",
         key: "show open orders",
         text: "Show open orders",
-        slots: &[],
+        slots: &BTreeMap::new(),
         vector: Some(&vector(1.0, 0)),
         candidates: None,
         now: 1,
@@ -415,7 +425,7 @@ fn candidates_from_outside_are_checked_against_the_entries() {
             tenant: "acme",
             key: "please cancel order {id}",
             text: "Please cancel order {ID}",
-            slots: &[],
+            slots: &BTreeMap::new(),
             vector: Some(&near),
             candidates: Some(candidates),
             now: 1,
@@ -442,7 +452,7 @@ proptest! {
         let tenants = ["acme", "bolt", "core"];
         let texts = ["Show orders", "Cancel order {ID}", "List the orders", "Pay {AMOUNT}", "Please cancel order {ID}"];
         let mut cache = Cache::new(Settings::default());
-        let mut alive = std::collections::HashMap::new();
+        let mut alive = HashMap::new();
         for (tenant, id, change, other) in changes {
             let (tenant, name) = (tenants[tenant], format!("{tenant}-{id}"));
             match change {

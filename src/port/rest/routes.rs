@@ -12,8 +12,8 @@ use axum::{
 };
 
 use super::{
-    audit, claims, controls, docs, integrations, keys, letters, node, readers, rebuild, replay,
-    request::BODY_BYTES, run_events, runs, schemas, tasks, tool_states, tools,
+    audit, claims, controls, docs, feedback, integrations, keys, letters, node, plans, readers,
+    rebuild, replay, request::BODY_BYTES, run_events, runs, schemas, tasks, tool_states, tools,
 };
 use crate::{
     api::{
@@ -83,6 +83,11 @@ fn mount(operation: Operation) -> Option<Routes> {
         Operation::RetryRun => handler(route, control::retry::retry),
         Operation::SignalRun => handler(route, control::runs::signal),
         Operation::DecideApproval => handler(route, control::decide::decide),
+        Operation::FeedbackRun => handler(route, feedback::give),
+        Operation::ListPlans => handler(route, plans::list),
+        Operation::ShowPlan => handler(route, plans::show),
+        Operation::ForgetPlan => handler(route, plans::forget),
+        Operation::ExplainPlan => handler(route, plans::explain),
         Operation::CreateKey => handler(route, keys::create),
         Operation::ListKeys => handler(route, keys::list),
         Operation::RotateKey => handler(route, keys::rotate),

@@ -182,10 +182,11 @@ pub(super) fn plan_ready(
 
 /// What a start with a plan says about the plan of a goal: it repeats the run of one.
 fn found(start: &Start) -> Found {
-    let red = start.found.as_ref().map(|found| found.red.clone());
+    let found = start.found.as_deref();
     Found {
         slots: start.slots.clone(),
-        red: red.unwrap_or_default(),
+        red: found.map(|found| found.red.clone()).unwrap_or_default(),
+        flagged: found.is_some_and(|found| found.flagged),
         ..Found::default()
     }
 }

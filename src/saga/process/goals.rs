@@ -336,11 +336,13 @@ fn cached(about: &About, start: &Start, template: &str, at: i64) -> PlanRecord {
         .slots
         .iter()
         .filter(|(_, value)| !is_placeholder(value));
+    let origin = about.found().origin.clone();
+    let source = origin.or_else(|| ready.map(|ready| ready.source.to_owned()));
     let plan = CachedPlan {
         run_id: about.run_id.to_string(),
         plan: ready.map_or_else(Json::null, |ready| ready.plan.clone()),
         hash: ready.map(|ready| ready.hash.clone()).unwrap_or_default(),
-        source: ready.map_or_else(String::new, |ready| ready.source.to_owned()),
+        source: source.unwrap_or_default(),
         workflow: about.workflow.clone(),
         tools: tools.collect(),
         slots: slots.map(|(k, v)| (k.clone(), v.clone())).collect(),

@@ -9,6 +9,7 @@ pub mod frames;
 pub mod hostile;
 pub mod issuer;
 mod kafka_admin;
+pub mod language_model;
 mod log_proxy;
 pub mod mutations;
 pub mod pages;

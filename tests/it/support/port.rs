@@ -33,6 +33,7 @@ use omnilink::{
         local::{LocalLog, LocalOptions},
         topics::Names,
     },
+    planner::{self, Planner},
     port::{Lags, Nodes, NotBegun, Parts, Port, Rebuilds, Tables, TablesError, Tls, Tools},
     saga::Followers,
     starts::Guardian,
@@ -73,6 +74,7 @@ pub struct NodeOptions {
     pub clock: Arc<dyn Clock>,
     pub jwt: Option<Arc<Jwt>>,
     pub guardian: GuardianSettings,
+    pub planner: planner::Settings,
 }
 
 impl Default for NodeOptions {
@@ -86,6 +88,7 @@ impl Default for NodeOptions {
             clock: Arc::new(SystemClock),
             jwt: None,
             guardian: GuardianSettings::default(),
+            planner: planner::Settings::default(),
         }
     }
 }
@@ -198,6 +201,8 @@ pub struct Node {
     /// Workflows and tools; none but the builtin ones at the start.
     pub workflows: Current,
     pub tool_states: ToolStates,
+    /// Cached plans; nothing feeds it by itself.
+    pub planner: Planner,
     /// Requests that wait for what becomes of their runs.
     pub followers: Followers,
     pub dir: TempDir,
@@ -354,6 +359,8 @@ impl Node {
             },
             Arc::new(SystemClock),
         );
+        let clock = more.clock.clone();
+        let planner = Planner::new(&more.planner, workflows.clone(), clock).unwrap();
         let followers = Followers::default();
         let listener = Port::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let secrets = Arc::new(SecretKeys::open_or_create(dir.path()).unwrap());
@@ -393,6 +400,7 @@ impl Node {
                 limiter: more.limiter,
                 workflows: workflows.clone(),
                 guardian: Guardian::new(&more.guardian, secrets),
+                planner: planner.clone(),
                 tool_states: tool_states.clone(),
             },
         )
@@ -412,6 +420,7 @@ impl Node {
             event_schemas,
             workflows,
             tool_states,
+            planner,
             followers,
             dir,
             http: Client::builder(TokioExecutor::new()).build_http(),

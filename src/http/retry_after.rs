@@ -8,7 +8,7 @@ use crate::base::clock::Millis;
 const MAX_MS: u64 = 3_600_000;
 
 /// The pause in milliseconds. The value is a number of seconds or a date; `None` if it is neither.
-pub(super) fn ms(value: &str, now: Millis) -> Option<u64> {
+pub fn ms(value: &str, now: Millis) -> Option<u64> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // A number too large to parse is more than an hour.

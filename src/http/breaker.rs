@@ -1,5 +1,5 @@
-//! The circuit breaker of a tool. Pure. It opens when at least half of the last calls, and at least `breaker.failures`, failed in the
-//! worker (5xx, no answer, no connection). After `breaker.open_s` one call is let through as a probe: its success closes the breaker,
+//! A circuit breaker. Pure. It opens when at least half of the last calls, and at least `breaker.failures`, failed in the server that is
+//! called (5xx, no answer, no connection). After `breaker.open_s` one call is let through as a probe: its success closes the breaker,
 //! its failure keeps it open for the same time again.
 
 use crate::{
@@ -26,7 +26,7 @@ pub enum State {
 
 /// Whether a call may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Pass {
+pub enum Pass {
     /// It may.
     Call,
     /// It may, and decides whether the breaker closes.
@@ -35,9 +35,9 @@ pub(super) enum Pass {
     Held(Millis),
 }
 
-/// The breaker of one tool.
+/// The breaker of one server, or of one tool.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub struct Breaker {
     settings: BreakerSettings,
     /// The last calls, the newest in the lowest bit; 1: it failed.
     failed: u32,
@@ -51,7 +51,7 @@ pub(super) struct Breaker {
 
 impl Breaker {
     /// Closed.
-    pub(super) fn new(settings: BreakerSettings) -> Self {
+    pub fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
             failed: 0,
@@ -62,7 +62,7 @@ impl Breaker {
     }
 
     /// Its state.
-    pub(super) fn state(&self, now: Millis) -> State {
+    pub fn state(&self, now: Millis) -> State {
         match self.open {
             None => State::Closed,
             Some(until) if now < until => State::Open { until },
@@ -71,7 +71,7 @@ impl Breaker {
     }
 
     /// Whether a call may be sent now. A probe must end with [`Breaker::ended`] or [`Breaker::probe_lost`].
-    pub(super) fn pass(&mut self, now: Millis) -> Pass {
+    pub fn pass(&mut self, now: Millis) -> Pass {
         match self.open {
             None => Pass::Call,
             Some(until) if now < until => Pass::Held(until),
@@ -84,7 +84,7 @@ impl Breaker {
     }
 
     /// A call has ended. `jitter`: from 0 to 1.
-    pub(super) fn ended(&mut self, probe: bool, failed: bool, now: Millis, jitter: f64) {
+    pub fn ended(&mut self, probe: bool, failed: bool, now: Millis, jitter: f64) {
         if probe {
             self.probing = false;
             if failed {
@@ -107,7 +107,7 @@ impl Breaker {
     }
 
     /// A probe ended without a result: it was never sent, or was cancelled.
-    pub(super) fn probe_lost(&mut self) {
+    pub fn probe_lost(&mut self) {
         self.probing = false;
     }
 

@@ -1,0 +1,302 @@
+//! The answer to a request: the first stage that has a plan, or why there is none.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    Inner,
+    goal::Goal,
+    llm::answer::{Made, check},
+    lookup::{Choice, LookupResult},
+    second_look::Look,
+    table::shape_of,
+};
+use crate::{
+    api::plans::PlanStage,
+    commands::{
+        plan::{NoPlan, PlanAnswer, VERSION},
+        start::{PlanSource, Planned, RECORD_MAX},
+    },
+    plans::{cache::NearMiss, jcs, shape::generalise},
+    runs::{Found, Json, LABEL, PlanLabel, PlanRecord},
+    telemetry::metrics::{PLANNER_DEGRADED, PLANS},
+    workflows::Catalog,
+};
+
+/// The code of a goal without a plan.
+pub(super) const NO_PLAN: &str = "no_plan";
+/// The language model of the guardian did not answer.
+pub(super) const GUARDIAN_LLM_UNAVAILABLE: &str = "guardian_llm_unavailable";
+/// What a person who gives the plan of a flagged goal has to know.
+const FLAGGED: &str =
+    ". The guardian's language model suspects a prompt injection, or did not answer";
+/// A language model did not answer, or its plan was not valid.
+const PLANNER_UNAVAILABLE: &str = "planner_unavailable";
+
+/// An answer, and what else was learned.
+pub(super) struct Answered {
+    pub(super) answer: PlanAnswer,
+    /// Whether the plan of a cached entry fits the goal.
+    pub(super) label: Option<PlanRecord>,
+}
+
+impl Inner {
+    /// Plans a goal. `request`: the number of the record `plan_requested`.
+    pub(super) async fn plan(&self, goal: &Goal, request: u64) -> Answered {
+        let mut found = self.look_up(goal).await;
+        let flagged = self.second_look(goal, &mut found).await;
+        let mut answered = match found.choice.take() {
+            Some(choice) => {
+                self.saved.saved();
+                let answer = chosen(choice, request);
+                Answered {
+                    answer,
+                    label: None,
+                }
+            }
+            None => self.by_model(goal, request, &mut found).await,
+        };
+        let answer = &mut answered.answer;
+        if flagged && let Some(error) = &mut answer.error {
+            error.message.push_str(FLAGGED);
+        }
+        answer.found.flagged = flagged;
+        answer.found.slots.clone_from(&goal.slots);
+        found.degraded.sort_unstable();
+        found.degraded.dedup();
+        answer.found.degraded = found.degraded;
+        answer.found.lookup = Some(Json::of(&json!({
+            "template": goal.template.text,
+            "stages": found.stages,
+        })));
+        if answer.planned.is_some() && size(answer) > RECORD_MAX {
+            let message = format!("the plan and its tools have more than {RECORD_MAX} bytes");
+            let mut none = no_plan(request, message);
+            none.found.slots.clone_from(&goal.slots);
+            (answered.answer, answered.label) = (none, None);
+        }
+        count(&answered.answer);
+        answered
+    }
+
+    /// Lets the guardian's language model look at the goal. `true`: a person has to approve the run.
+    async fn second_look(&self, goal: &Goal, found: &mut LookupResult) -> bool {
+        let Some(look) = &self.second_look else {
+            return false;
+        };
+        // Runs of goals with the same words have succeeded, and no model reads this one.
+        if found
+            .choice
+            .as_ref()
+            .is_some_and(|choice| choice.same_words)
+        {
+            return false;
+        }
+        let mut asked = json!({ "goal": goal.text, "params": goal.params });
+        if let Some(context) = &goal.context {
+            asked["context"] = context.clone();
+        }
+        match look.at(&asked).await {
+            Look::Passed => false,
+            Look::Flagged => true,
+            Look::Failed => {
+                found.degraded.push(GUARDIAN_LLM_UNAVAILABLE.to_owned());
+                true
+            }
+        }
+    }
+
+    async fn by_model(&self, goal: &Goal, request: u64, found: &mut LookupResult) -> Answered {
+        let catalog = self.catalog.get();
+        if let Some(why) = self.not_asked(goal) {
+            found
+                .stages
+                .push(PlanStage::new("llm", "skipped").because(why));
+            return Answered {
+                answer: Self::none(
+                    goal,
+                    request,
+                    &format!("no language model was asked: {why}"),
+                ),
+                label: None,
+            };
+        }
+        let asked = self.models.plan(goal, &catalog).await;
+        self.saved.spent(&asked.cost);
+        let cost = asked.cost.shown().map(|cost| Json::of(&cost));
+        match asked.plan {
+            Ok(made) => {
+                found.stages.push(PlanStage::new("llm", "hit"));
+                let mut answered = self.made(goal, request, made, &catalog, found);
+                answered.answer.found.cost = cost;
+                answered
+            }
+            Err(tried) => {
+                found.degraded.push(PLANNER_UNAVAILABLE.to_owned());
+                let why = tried.join("; ");
+                found
+                    .stages
+                    .push(PlanStage::new("llm", "miss").because(why.clone()));
+                let mut answer = Self::none(goal, request, &why);
+                answer.found.cost = cost;
+                Answered {
+                    answer,
+                    label: None,
+                }
+            }
+        }
+    }
+
+    /// Why language models are not asked about a goal.
+    pub(super) fn not_asked(&self, goal: &Goal) -> Option<&'static str> {
+        if self.models.is_empty() {
+            return Some("`planner` is not configured");
+        }
+        let limited = !goal.allowed_workflows.is_empty();
+        limited.then_some("the key's `allowed_workflows` allow workflows alone")
+    }
+
+    /// The answer with a plan of a language model.
+    fn made(
+        &self,
+        goal: &Goal,
+        request: u64,
+        made: Made,
+        catalog: &Catalog,
+        found: &LookupResult,
+    ) -> Answered {
+        // Another goal with the same template has other values.
+        let general = generalise(&made.plan, &goal.slots);
+        let fits_others = general.literal.is_empty() && !general.dated && !goal.has_inputs();
+        let (made, cacheable) = match check(general.plan, goal, catalog) {
+            Ok(general) => (general, fits_others),
+            Err(_) => (made, false),
+        };
+        let near_miss = found.near_miss.as_ref().filter(|_| cacheable);
+        let label = near_miss.and_then(|near| self.label(goal, &made.plan, near));
+        let tools = match catalog.definitions(&made.compiled) {
+            Ok(tools) => tools,
+            Err(error) => {
+                let answer = Self::none(goal, request, &error.to_string());
+                return Answered { answer, label };
+            }
+        };
+        let hash = jcs::hash(&made.plan);
+        let Some(planned) = planned(PlanSource::Llm, hash, &Json::of(&made.plan)) else {
+            let answer = Self::none(goal, request, "the plan cannot be written");
+            return Answered { answer, label };
+        };
+        let answer = PlanAnswer {
+            planned: Some(planned),
+            tools,
+            found: Found {
+                template: cacheable.then(|| goal.template.text.clone()),
+                red: self.bounds.red(&made.plan),
+                ..Found::default()
+            },
+            ..empty(request)
+        };
+        Answered { answer, label }
+    }
+
+    /// What the plan for a goal says about an entry that was not certain enough.
+    fn label(&self, goal: &Goal, plan: &Value, near: &NearMiss) -> Option<PlanRecord> {
+        let reading = self.table.cache();
+        let entry = reading.cache().get(&goal.tenant, &near.entry)?;
+        let label = PlanLabel {
+            score: near.score,
+            evidence: Some(near.evidence),
+            hash: Some(entry.hash.clone()),
+            agrees: *entry.shape == *shape_of(plan, &goal.slots),
+        };
+        Some(PlanRecord {
+            tenant: goal.tenant.clone(),
+            entry: near.entry.clone(),
+            kind: LABEL.to_owned(),
+            template: goal.template.text.clone(),
+            at: self.clock.now().0,
+            body: serde_json::to_string(&label).ok()?,
+        })
+    }
+
+    /// The answer without a plan.
+    fn none(goal: &Goal, request: u64, why: &str) -> PlanAnswer {
+        let message = format!(
+            "neither a cached plan nor an example of a workflow matches the goal, and {why}. Decide the approval with a plan, add an example to a \
+             workflow, or configure `planner`"
+        );
+        let mut none = no_plan(request, message);
+        // The plan of a person is cached under it.
+        none.found.template = (!goal.has_inputs()).then(|| goal.template.text.clone());
+        none
+    }
+}
+
+/// The answer without a plan.
+pub(super) fn no_plan(request: u64, message: String) -> PlanAnswer {
+    PlanAnswer {
+        error: Some(NoPlan {
+            code: NO_PLAN.to_owned(),
+            message,
+        }),
+        ..empty(request)
+    }
+}
+
+/// The answer with a plan that was found.
+fn chosen(choice: Choice, request: u64) -> PlanAnswer {
+    let Some(planned) = planned(choice.source, choice.hash, &choice.plan) else {
+        return no_plan(request, "the plan cannot be written".to_owned());
+    };
+    let entry = choice.entry.as_ref();
+    PlanAnswer {
+        planned: Some(planned),
+        workflow: choice.workflow,
+        tools: choice.tools,
+        found: Found {
+            params: choice.params,
+            template: Some(choice.template),
+            origin: entry.map(|entry| entry.cached.source.clone()),
+            entry: entry.map(|entry| entry.id.clone()),
+            score: Some(choice.score),
+            red: choice.red,
+            ..Found::default()
+        },
+        ..empty(request)
+    }
+}
+
+fn planned(source: PlanSource, hash: String, plan: &Json) -> Option<Planned> {
+    Some(Planned {
+        source,
+        hash,
+        steps: RawValue::from_string(plan.text().to_owned()).ok()?,
+    })
+}
+
+fn empty(request: u64) -> PlanAnswer {
+    PlanAnswer {
+        version: VERSION,
+        request,
+        planned: None,
+        workflow: None,
+        tools: BTreeMap::new(),
+        found: Found::default(),
+        error: None,
+    }
+}
+
+/// The size of the answer's record, in bytes.
+fn size(answer: &PlanAnswer) -> usize {
+    serde_json::to_string(answer).map_or(usize::MAX, |text| text.len())
+}
+
+fn count(answer: &PlanAnswer) {
+    let source = answer.planned.as_ref();
+    let source = source.map_or("none", |planned| planned.source.name());
+    PLANS.counter(&[source]).increment(1);
+    for what in &answer.found.degraded {
+        PLANNER_DEGRADED.counter(&[what]).increment(1);
+    }
+}

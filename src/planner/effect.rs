@@ -1,0 +1,183 @@
+//! Carries out one request: the effect over `goals`.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use super::{
+    NAME, Planner,
+    answer::{Answered, no_plan},
+    answered::is_answered,
+    goal::Goal,
+};
+use crate::{
+    commands::{
+        Command,
+        plan::{KIND, PlanAnswer},
+    },
+    controls::Controls,
+    log::{Append, Fetched, Log, topics::Names},
+    runs::PlanRequest,
+    stream::{
+        appends::{Appends, Closing},
+        effect::Effect,
+    },
+    telemetry::metrics::{PLAN_ANSWER_APPENDS, PLAN_LABELS},
+};
+
+/// The time limit of a request, from when it is taken up: language models included.
+const LIMIT: Duration = Duration::from_mins(10);
+/// How long goals wait for the topic `plans` to be read after a start.
+const READ_LIMIT: Duration = Duration::from_secs(10);
+/// How often a held request looks at the controls, if it was not notified.
+const HELD_EVERY: Duration = Duration::from_secs(1);
+
+/// The dependencies of the effect.
+pub struct EffectParts {
+    /// The emergency controls.
+    pub controls: Arc<Controls>,
+    /// How long a stop waits for calls in flight; [`super::DRAIN`] in production.
+    pub drain: Duration,
+}
+
+/// The effect.
+pub(super) struct Planning {
+    planner: Planner,
+    controls: Arc<Controls>,
+    log: Arc<dyn Log>,
+    appends: Appends,
+    commands: Arc<str>,
+    plans: Arc<str>,
+}
+
+impl Effect for Planning {
+    fn call(
+        &self,
+        input: Fetched,
+        repeated: bool,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.carry_out(input, repeated))
+    }
+}
+
+impl Planning {
+    /// Starts the task that appends, on the current runtime.
+    pub(super) fn new(
+        planner: Planner,
+        parts: EffectParts,
+        log: &Arc<dyn Log>,
+        names: &Names,
+    ) -> Self {
+        Self {
+            planner,
+            controls: parts.controls,
+            log: Arc::clone(log),
+            appends: Appends::start(log, PLAN_ANSWER_APPENDS.counter(&[])),
+            commands: Arc::clone(&names.commands),
+            plans: Arc::clone(&names.plans),
+        }
+    }
+
+    async fn carry_out(&self, input: Fetched, repeated: bool) {
+        let value = input.record.value.as_deref();
+        let Some(request) = value.and_then(PlanRequest::decode) else {
+            tracing::warn!("a record of `goals` cannot be read, and is left out");
+            return;
+        };
+        self.held().await;
+        if repeated && self.answered(&request).await {
+            return;
+        }
+        let Answered { answer, label } = self.answer(&request).await;
+        let Some(record) = command(&request, &answer, self.planner.0.clock.now().0) else {
+            return;
+        };
+        if self.append(&self.commands, record).await.is_err() {
+            // Never returns, so the call does not count as finished and the next owner of the partition repeats it.
+            std::future::pending::<()>().await;
+        }
+        if let Some(label) = label {
+            let agrees = label.body.contains("\"agrees\":true");
+            PLAN_LABELS
+                .counter(&[if agrees { "true" } else { "false" }])
+                .increment(1);
+            match label.encode() {
+                // Without the label the next near miss gives another one.
+                Ok(record) => drop(self.append(&self.plans, record).await),
+                Err(error) => tracing::error!(%error, "a label of a cached plan was not recorded"),
+            }
+        }
+    }
+
+    /// Waits while the kill switch is on.
+    async fn held(&self) {
+        let mut changed = self.controls.emergency_changed();
+        while self.controls.kill_switch() {
+            // An error or a timeout: it is looked at again.
+            let _ = tokio::time::timeout(HELD_EVERY, changed.changed()).await;
+        }
+    }
+
+    async fn answer(&self, request: &PlanRequest) -> Answered {
+        let number = u64::try_from(request.seq).unwrap_or_default();
+        let without = |message: String| Answered {
+            answer: no_plan(number, message),
+            label: None,
+        };
+        if let Some(reason) = self.controls.disabled(NAME) {
+            return without(format!("the feature `{NAME}` is disabled: {reason}"));
+        }
+        let Some(goal) = Goal::of_record(request) else {
+            return without("the inputs of the request cannot be read".to_owned());
+        };
+        let inner = &self.planner.0;
+        inner.table.wait_read(READ_LIMIT).await;
+        match tokio::time::timeout(LIMIT, inner.plan(&goal, number)).await {
+            Ok(answered) => answered,
+            Err(_) => without(format!("no plan was made within {} s", LIMIT.as_secs())),
+        }
+    }
+
+    async fn answered(&self, request: &PlanRequest) -> bool {
+        let (log, commands) = (Arc::clone(&self.log), Arc::clone(&self.commands));
+        let request = request.clone();
+        let looking = move || is_answered(&log, &commands, &request);
+        match tokio::task::spawn_blocking(looking).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "it is not known whether a goal was planned before");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn append(&self, topic: &Arc<str>, record: crate::log::Record) -> Result<(), Closing> {
+        let topic = Arc::clone(topic);
+        self.appends.append(Append { topic, record }).await
+    }
+}
+
+/// The record of an answer.
+fn command(request: &PlanRequest, answer: &PlanAnswer, now: i64) -> Option<crate::log::Record> {
+    let body = serde_json::to_string(answer).map_err(|e| e.to_string());
+    let record = body.and_then(|body| {
+        let command = Command {
+            tenant: request.tenant.clone(),
+            run_id: request.run_id.clone(),
+            kind: KIND.to_owned(),
+            at: now.saturating_mul(1000),
+            principal: NAME.to_owned(),
+            on_behalf_of: None,
+            traceparent: None,
+            tracestate: None,
+            body,
+        };
+        command.encode().map_err(|e| e.to_string())
+    });
+    match record {
+        Ok(record) => Some(record),
+        Err(error) => {
+            tracing::error!(run = request.run_id, %error, "the plan of a goal was not recorded");
+            None
+        }
+    }
+}

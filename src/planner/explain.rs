@@ -1,0 +1,76 @@
+//! What becomes of a goal, for people: the stages of a lookup, without a run and without language models.
+
+use serde_json::{Map, Value};
+
+use super::{Planner, goal::Goal};
+use crate::{
+    api::{
+        plans::{ExplainedGoal, GuardianView, PlanStage},
+        runs::WorkflowView,
+    },
+    runs::{Json, PlanInputs},
+};
+
+impl Planner {
+    /// Looks a goal up. `goal` and `params` have placeholders instead of personal data; `guardian`: what the guardian said about them.
+    pub async fn explain(
+        &self,
+        tenant: &str,
+        goal: &str,
+        params: Map<String, Value>,
+        guardian: GuardianView,
+    ) -> ExplainedGoal {
+        let inner = &self.0;
+        let inputs = PlanInputs {
+            params: Json::of(&Value::Object(params)),
+            context: None,
+            received_at: inner.clock.now().0,
+            allowed_workflows: Vec::new(),
+        };
+        let goal = Goal::new(tenant, goal, inputs);
+        let mut found = inner.look_up(&goal).await;
+        let mut explained = ExplainedGoal {
+            goal: goal.text.clone(),
+            template: goal.template.text.clone(),
+            slots: goal.slots.clone(),
+            guardian,
+            stages: Vec::new(),
+            source: None,
+            entry: None,
+            entry_template: None,
+            workflow: None,
+            score: None,
+            plan: None,
+            params: None,
+            degraded: Vec::new(),
+        };
+        if let Some(choice) = found.choice {
+            explained.source = Some(choice.source.name());
+            explained.workflow = choice.workflow.map(|of| WorkflowView {
+                name: of.name,
+                version: of.version,
+            });
+            if let Some(entry) = &choice.entry {
+                explained.entry = Some(entry.id.clone());
+                explained.entry_template = Some(entry.template.clone());
+            }
+            explained.score = Some(choice.score);
+            explained.plan = Some(choice.plan);
+            explained.params = choice.params;
+        } else {
+            let stage = if let Some(why) = inner.not_asked(&goal) {
+                PlanStage::new("llm", "skipped").because(why)
+            } else {
+                explained.source = Some("llm");
+                let names = inner.models.names().join(", then ");
+                PlanStage::new("llm", "would_be_asked").because(names)
+            };
+            found.stages.push(stage);
+        }
+        explained.stages = found.stages;
+        explained.degraded = found.degraded;
+        explained.degraded.sort_unstable();
+        explained.degraded.dedup();
+        explained
+    }
+}
