@@ -62,7 +62,7 @@ impl Goals {
     }
 
     /// The goal with its template and key computed again.
-    pub fn anew(&self, text: &str, goal: Goal) -> Goal {
+    pub fn anew(text: &str, goal: Goal) -> Goal {
         let template = template(text, NOW);
         Goal {
             key: template.key(),

@@ -30,7 +30,9 @@ impl Head {
         }
         let classes = sums.into_iter().map(|(intent, (_, mut sum))| {
             let length = dot(&sum, &sum).sqrt() as f32;
-            sum.iter_mut().for_each(|x| *x /= length);
+            for x in &mut sum {
+                *x /= length;
+            }
             (intent.to_owned(), sum)
         });
         Self {

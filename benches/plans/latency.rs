@@ -34,7 +34,7 @@ pub fn measure(goals: &mut Goals, clinc: &Clinc) {
     let since = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
     for (text, goal) in texts.iter().zip(of) {
         let begun = Instant::now();
-        let mut goal = goals.anew(text, goal);
+        let mut goal = Goals::anew(text, goal);
         let templated = since(begun);
         let begun = Instant::now();
         let tokens = goals.model().tokens(&goal.text).unwrap();

@@ -33,7 +33,7 @@ impl Production {
         }
     }
 
-    fn with_query<T>(&self, goal: &Goal, ask: impl FnOnce(&Query<'_, String>) -> T) -> T {
+    fn with_query<T>(goal: &Goal, ask: impl FnOnce(&Query<'_, String>) -> T) -> T {
         ask(&Query {
             tenant: TENANT,
             key: &goal.key,
@@ -47,7 +47,7 @@ impl Production {
     }
 
     pub fn ask(&self, goal: &Goal) -> Answer {
-        let lookup = self.with_query(goal, |query| self.cache.lookup(query));
+        let lookup = Self::with_query(goal, |query| self.cache.lookup(query));
         let intent = |id: &str| {
             self.cache
                 .get(TENANT, id)
@@ -67,7 +67,7 @@ impl Production {
 
     /// The best candidate: whether it has this intent, and what speaks for it.
     pub fn evidence(&self, goal: &Goal, intent: &str) -> Option<(bool, Evidence)> {
-        let (id, evidence) = self.with_query(goal, |query| self.cache.evidence(query))?;
+        let (id, evidence) = Self::with_query(goal, |query| self.cache.evidence(query))?;
         let entry = self.cache.get(TENANT, &id)?;
         Some((*entry.payload == intent, evidence))
     }

@@ -55,9 +55,9 @@ pub fn draw(title: &str, series: &[Series]) -> String {
         svg,
         "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">goals that get the right plan</text>\
          <text transform=\"translate(18 {}) rotate(-90)\" text-anchor=\"middle\">hits that are right</text>",
-        (LEFT + RIGHT) / 2.0,
+        f64::midpoint(LEFT, RIGHT),
         BOTTOM + 38.0,
-        (TOP + BOTTOM) / 2.0
+        f64::midpoint(TOP, BOTTOM)
     );
     for (n, series) in series.iter().enumerate() {
         let color = COLORS[n % COLORS.len()];

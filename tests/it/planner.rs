@@ -68,10 +68,13 @@ async fn a_language_model_plans_a_goal_with_the_tools_and_the_cost_is_known() {
     );
     assert_eq!(plan_of(&answer), plan());
     assert!(answer.tools.contains_key("flights.book"));
-    assert_eq!(answer.template.as_deref(), Some("Fly to {LOCATION} {DATE}"));
-    assert_eq!(answer.slots["LOCATION"], "Paris");
-    assert!(answer.red.is_empty() && !answer.flagged);
-    let cost = answer.cost.as_ref().unwrap().value();
+    assert_eq!(
+        answer.found.template.as_deref(),
+        Some("Fly to {LOCATION} {DATE}")
+    );
+    assert_eq!(answer.found.slots["LOCATION"], "Paris");
+    assert!(answer.found.red.is_empty() && !answer.found.flagged);
+    let cost = answer.found.cost.as_ref().unwrap().value();
     assert_eq!(
         (&cost["input_tokens"], &cost["output_tokens"]),
         (&json!(100), &json!(20))
@@ -114,7 +117,7 @@ async fn a_plan_that_is_not_valid_is_repaired_once() {
     let _planning = start(&node);
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
     assert_eq!(plan_of(&answer), plan());
-    assert_eq!(answer.cost.unwrap().value()["calls"], 2);
+    assert_eq!(answer.found.cost.unwrap().value()["calls"], 2);
     let repair = server.got()[1].json();
     let messages = repair["messages"].as_array().unwrap();
     assert_eq!(messages.len(), 4);
@@ -131,9 +134,12 @@ async fn a_plan_that_is_not_valid_is_repaired_once() {
         "{why}"
     );
     assert_eq!(server.got().len(), 4);
-    assert_eq!(answer.degraded, ["planner_unavailable"]);
+    assert_eq!(answer.found.degraded, ["planner_unavailable"]);
     // The plan of a person is cached under the template.
-    assert_eq!(answer.template.as_deref(), Some("Fly to {LOCATION} {DATE}"));
+    assert_eq!(
+        answer.found.template.as_deref(),
+        Some("Fly to {LOCATION} {DATE}")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,16 +158,16 @@ async fn values_of_slots_are_written_as_slots_and_a_plan_that_ignores_one_is_not
     let general = plan_of(&answer);
     let to = general["steps"][0]["input"]["to"].as_str().unwrap();
     assert!(to.starts_with("{{ slots.LOCATION"), "{general}");
-    assert!(answer.template.is_some());
+    assert!(answer.found.template.is_some());
     let answer = planned(&node, &request(2, "Fly to Rome tomorrow")).await;
     assert_eq!(plan_of(&answer), ignored);
-    assert_eq!(answer.template, None);
+    assert_eq!(answer.found.template, None);
     // What was sent with the goal may be in the plan too.
     let with_params = request_with(3, "Fly to Oslo tomorrow", |inputs| {
         inputs.params = Json::of(&json!({ "class": "economy" }));
     });
     let answer = planned(&node, &with_params).await;
-    assert_eq!((plan_of(&answer), answer.template), (plan(), None));
+    assert_eq!((plan_of(&answer), answer.found.template), (plan(), None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,18 +185,18 @@ async fn a_busy_server_is_asked_again_and_one_that_fails_is_followed_by_the_next
     let planning = start(&node);
     let began = Instant::now();
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
-    assert_eq!(answer.cost.unwrap().value()["model"], "one");
+    assert_eq!(answer.found.cost.unwrap().value()["model"], "one");
     assert!(began.elapsed() >= Duration::from_secs(1));
     assert_eq!((first.got().len(), second.got().len()), (2, 0));
     // Two failures, then the next one.
     let answer = planned(&node, &request(2, "Fly to Rome tomorrow")).await;
     assert_eq!(plan_of(&answer), plan());
-    let cost = answer.cost.unwrap().value();
+    let cost = answer.found.cost.unwrap().value();
     assert_eq!((&cost["model"], &cost["calls"]), (&json!("two"), &json!(2)));
     assert_eq!((first.got().len(), second.got().len()), (4, 1));
     // No answer in time.
     let answer = planned(&node, &request(3, "Fly to Oslo tomorrow")).await;
-    assert_eq!(answer.cost.unwrap().value()["model"], "two");
+    assert_eq!(answer.found.cost.unwrap().value()["model"], "two");
     assert_eq!(first.got().len(), 6);
     let status = planning.planner.status();
     assert!(
@@ -253,7 +259,7 @@ async fn hosts_and_events_outside_the_bounds_need_approval() {
     let _planning = start(&node);
     let answer = planned(&node, &request(1, "Say that all is well")).await;
     let expected = json!({ "b": [PLANNER_HOST], "d": [PLANNER_EVENT] });
-    assert_eq!(json!(answer.red), expected);
+    assert_eq!(json!(answer.found.red), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,10 +272,10 @@ async fn a_workflow_is_found_by_its_example_and_bound_to_the_slots() {
     let workflow = answer.workflow.as_ref().unwrap();
     assert_eq!((&*workflow.name, &*workflow.version), ("flight", "1.2.0"));
     assert_eq!(
-        answer.params.as_ref().unwrap().value(),
+        answer.found.params.as_ref().unwrap().value(),
         json!({ "to": "Paris", "on": "2026-12-24" })
     );
-    assert_eq!(answer.score, Some(1.0));
+    assert_eq!(answer.found.score, Some(1.0));
     assert!(answer.tools.contains_key("flights.book"));
     assert_eq!(stages(&answer), ["template miss", "catalog hit"]);
     // The key allows other workflows, or another version.
@@ -286,7 +292,7 @@ async fn a_workflow_is_found_by_its_example_and_bound_to_the_slots() {
     let answer = planned(&node, &allowed).await;
     // What the sender says wins over what was bound.
     assert_eq!(
-        answer.params.unwrap().value(),
+        answer.found.params.unwrap().value(),
         json!({ "to": "Orly", "on": "2026-12-24" })
     );
     // A required param that no slot gives.
@@ -295,7 +301,7 @@ async fn a_workflow_is_found_by_its_example_and_bound_to_the_slots() {
     });
     let answer = planned(&node, &wrong).await;
     assert_eq!(stages(&answer)[1], "catalog refused");
-    assert_eq!(answer.params, None);
+    assert_eq!(answer.found.params, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,13 +371,13 @@ async fn the_second_look_flags_a_goal_and_so_does_its_failure() {
     ] {
         let answer = planned(&node, &request(run, "Book flight to Paris 2026-12-24")).await;
         assert!(answer.planned.is_some());
-        assert_eq!(answer.flagged, flagged, "{run}");
+        assert_eq!(answer.found.flagged, flagged, "{run}");
         let expected: &[&str] = if degraded {
             &["guardian_llm_unavailable"]
         } else {
             &[]
         };
-        assert_eq!(answer.degraded, expected, "{run}");
+        assert_eq!(answer.found.degraded, expected, "{run}");
     }
     assert_eq!(look.got().len(), 4);
 }
@@ -390,7 +396,7 @@ async fn without_the_model_only_the_same_words_are_found_and_readiness_says_so()
     )
     .await;
     assert!(answer.error.is_some());
-    assert_eq!(answer.degraded, ["embeddings_unavailable"]);
+    assert_eq!(answer.found.degraded, ["embeddings_unavailable"]);
     let status = planning.planner.embeddings_status();
     assert_eq!(
         status.status,
@@ -428,9 +434,9 @@ async fn a_workflow_is_found_in_other_words_and_not_by_the_opposite() {
     let workflow = answer
         .workflow
         .as_ref()
-        .unwrap_or_else(|| panic!("{:?}", answer.lookup));
+        .unwrap_or_else(|| panic!("{:?}", answer.found.lookup));
     assert_eq!(workflow.name, "flight");
-    assert!(answer.score.unwrap() < 1.0);
+    assert!(answer.found.score.unwrap() < 1.0);
     assert_eq!(stages(&answer).last().unwrap(), "catalog_similar hit");
     for (run, goal) in [
         (2, "Do not book a flight to Paris 2026-12-24"),

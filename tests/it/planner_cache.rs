@@ -245,13 +245,16 @@ async fn an_entry_is_not_used_once_a_tool_has_changed_or_when_it_has_expired() {
     let answer = planned(&node, &request(1, "Book Paris 2026-12-24")).await;
     assert_eq!(answer.planned.as_ref().unwrap().source, PlanSource::Cache);
     assert!(answer.tools.contains_key("book"));
-    assert_eq!(answer.template.as_deref(), Some("Book {LOCATION} {DATE}"));
+    assert_eq!(
+        answer.found.template.as_deref(),
+        Some("Book {LOCATION} {DATE}")
+    );
     let answer = planned(&node, &request(2, "Keep Paris 2026-12-24")).await;
     assert!(answer.error.is_some());
     put_files(&node, &[&format!("{BOOK}timeout_s: 7\n")], &[]);
     let answer = planned(&node, &request(3, "Book Paris 2026-12-24")).await;
     assert!(answer.error.is_some());
-    let lookup = answer.lookup.unwrap().value();
+    let lookup = answer.found.lookup.unwrap().value();
     assert_eq!(lookup["stages"][0]["reason"], "tool_changed");
     assert_eq!(cached(&node, 1).await[0]["invalid"], "tool_changed");
 }
@@ -432,7 +435,7 @@ async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
     )
     .await;
     assert_eq!(plan_of(&answer), note(), "{:?}", stages(&answer));
-    assert!(answer.degraded.is_empty());
+    assert!(answer.found.degraded.is_empty());
     assert!(
         server
             .got()
@@ -446,7 +449,7 @@ async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
     )
     .await;
     assert_eq!(plan_of(&answer), note(), "{:?}", stages(&answer));
-    assert_eq!(answer.degraded, ["qdrant_unavailable"]);
+    assert_eq!(answer.found.degraded, ["qdrant_unavailable"]);
     wait_for_qdrant(&planning, false).await;
     // It comes back without what it had.
     *points.lock() = Points::default();
@@ -479,7 +482,7 @@ async fn a_real_qdrant_is_filled_and_searched() {
     )
     .await;
     assert_eq!(plan_of(&answer), note(), "{:?}", stages(&answer));
-    assert!(answer.degraded.is_empty());
+    assert!(answer.found.degraded.is_empty());
 }
 
 #[cfg(feature = "embed")]

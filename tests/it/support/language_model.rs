@@ -251,7 +251,7 @@ pub fn why_not(answer: &PlanAnswer) -> &str {
 
 /// The verdicts of the stages.
 pub fn stages(answer: &PlanAnswer) -> Vec<String> {
-    let lookup = answer.lookup.as_ref().unwrap().value();
+    let lookup = answer.found.lookup.as_ref().unwrap().value();
     let stages = lookup["stages"].as_array().unwrap().iter();
     let text = |stage: &Value, name: &str| stage[name].as_str().unwrap().to_owned();
     stages
