@@ -153,7 +153,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpSocket},
     };
 
     use super::{super::Forbidden, *};
@@ -316,9 +316,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_counts_as_not_sent() {
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Bound but not listening: no other process gets the port.
+        let closed = TcpSocket::new_v4().unwrap();
+        closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let port = closed.local_addr().unwrap().port();
-        drop(closed);
         let error = get(
             &client(Reach::Configured),
             &format!("http://127.0.0.1:{port}/"),

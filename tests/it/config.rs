@@ -148,7 +148,10 @@ fn runs_breakers_and_allowed_hosts_have_settings() {
         config["breaker"],
         serde_json::json!({ "failures": 5, "open_s": 30 })
     );
-    assert_eq!(config["allow"], serde_json::json!({ "http_hosts": [] }));
+    assert_eq!(
+        config["allow"],
+        serde_json::json!({ "http_hosts": [], "planner_events": [], "planner_hosts": [] })
+    );
     let yaml = "
 runs: { identity_d: 7 }
 breaker: { failures: 3, open_s: 60 }

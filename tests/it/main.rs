@@ -45,6 +45,7 @@ mod formats;
 mod goals_door;
 mod goals_people;
 mod goals_saga;
+mod goals_whole;
 mod guardian;
 mod how_to;
 mod how_to_runs;

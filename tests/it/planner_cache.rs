@@ -16,6 +16,7 @@ use omnilink::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -233,9 +234,10 @@ async fn an_entry_is_not_used_once_a_tool_has_changed_or_when_it_has_expired() {
         .unwrap()
         .to_string();
     let mut body: CachedPlan = serde_json::from_str(&record.body).unwrap();
-    use sha2::Digest;
-    let hash = sha2::Sha256::digest(definition);
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = Sha256::digest(definition);
+    let hash = hash
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     body.tools = [("book".to_owned(), hash)].into();
     record.body = serde_json::to_string(&body).unwrap();
     let mut old = entry("Keep {LOCATION} {DATE}", &note(), &slots());
@@ -328,7 +330,7 @@ fn feedback_forgets_a_plan_and_is_audited() {
 #[derive(Default)]
 struct Points {
     made: bool,
-    points: BTreeMap<String, Value>,
+    stored: BTreeMap<String, Value>,
     down: bool,
 }
 
@@ -352,13 +354,13 @@ async fn qdrant(points: Arc<Mutex<Points>>) -> Worker {
             ("PUT", path) if path.ends_with("/points") => {
                 for point in got.json()["points"].as_array().unwrap() {
                     let id = point["id"].as_str().unwrap().to_owned();
-                    points.points.insert(id, point.clone());
+                    points.stored.insert(id, point.clone());
                 }
                 ok(json!({}))
             }
             ("POST", path) if path.ends_with("/points/delete") => {
                 for id in got.json()["points"].as_array().unwrap() {
-                    points.points.remove(id.as_str().unwrap());
+                    points.stored.remove(id.as_str().unwrap());
                 }
                 ok(json!({}))
             }
@@ -369,7 +371,7 @@ async fn qdrant(points: Arc<Mutex<Points>>) -> Worker {
                     let pairs = one.as_array().unwrap().iter().zip(other.as_array().unwrap());
                     pairs.map(|(a, b)| a.as_f64().unwrap() * b.as_f64().unwrap()).sum()
                 };
-                let found = points.points.values().map(|point| {
+                let found = points.stored.values().map(|point| {
                     json!({ "id": point["id"], "score": dot(&point["vector"], &asked["query"]), "payload": point["payload"] })
                 });
                 let mut found: Vec<_> = found.collect();
@@ -423,12 +425,12 @@ async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
     cached(&node, 1).await;
     wait_for_qdrant(&planning, true).await;
     for _ in 0..100 {
-        if points.lock().points.len() == 1 {
+        if points.lock().stored.len() == 1 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(points.lock().points.len(), 1);
+    assert_eq!(points.lock().stored.len(), 1);
     let answer = planned(
         &node,
         &request(1, "Please book a flight to Oslo 2026-12-31"),
@@ -454,7 +456,7 @@ async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
     // It comes back without what it had.
     *points.lock() = Points::default();
     wait_for_qdrant(&planning, true).await;
-    assert_eq!(points.lock().points.len(), 1);
+    assert_eq!(points.lock().stored.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

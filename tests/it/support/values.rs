@@ -43,6 +43,7 @@ pub fn topics_of_runs(names: &Names) -> Vec<Arc<str>> {
         &names.runs,
         &names.steps,
         &names.goals,
+        &names.plans,
         &names.audit,
         &names.dlq,
     ]
