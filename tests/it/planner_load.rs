@@ -68,7 +68,7 @@ async fn a_hit_says_whether_its_entry_has_to_be_written_again() {
     }
     // Of a plan that lives shorter, a 64th.
     let mut settings = Settings::default();
-    settings.plans.ttl = std::time::Duration::from_secs(60);
+    settings.plans.ttl = std::time::Duration::from_mins(1);
     let node = node_with(settings, &[entry("Tidy up", 5_000)]).await;
     let _planning = start(&node);
     let answer = planned(&node, &request(1, "tidy up")).await;
