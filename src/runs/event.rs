@@ -315,6 +315,9 @@ pub struct Found {
     /// The source of that entry's plan: that under which it is cached again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// That entry was written so recently that a success of the run does not write it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
     /// How similar the goal is to that of the entry or the example, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,

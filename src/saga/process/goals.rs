@@ -257,10 +257,16 @@ fn set_params(start: &mut Start, params: Option<&Json>) -> Result<(), Unfit> {
 pub(super) fn concerned(about: &About, events: &[Event]) -> bool {
     events.iter().any(|event| match event {
         Event::PlanRequested => true,
-        Event::RunSucceeded { .. } => about.found().template.is_some(),
+        Event::RunSucceeded { .. } => cached_under(about).is_some(),
         Event::RunFailed { .. } | Event::RunDenied { .. } => about.found().entry.is_some(),
         _ => false,
     })
+}
+
+/// The template under which the plan is cached if the run succeeds. `None`: it is not, or it already is.
+fn cached_under(about: &About) -> Option<&String> {
+    let found = about.found();
+    found.template.as_ref().filter(|_| !found.fresh)
 }
 
 /// Writes the records for planners that follow from the events of a run: requests, and cached plans. `seq`: of the last event. `command`:
@@ -291,7 +297,7 @@ pub(super) fn write(
                 };
                 (&names.goals, request.encode())
             }
-            Event::RunSucceeded { .. } => match &about.found().template {
+            Event::RunSucceeded { .. } => match cached_under(about) {
                 Some(template) => {
                     let record = cached(about, &start, template, now.0);
                     (&names.plans, record.encode())
