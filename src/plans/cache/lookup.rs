@@ -477,12 +477,10 @@ fn decide<P>(
     let learned = of_plan.agreed() as usize >= LEARNED || evidence.members > LEARNED;
     let learned = !entry.red && learned;
     // One entry alone says nothing about which words its plan depends on.
-    let alone = evidence.members == 1 && !evidence.same_phrases;
+    let alone = evidence.members == 1 && !evidence.same_phrases && !learned;
     let reason = if candidate.similarity < base && !learned {
         Some("below_threshold")
-    } else if alone && !learned {
-        Some("uncertain")
-    } else if belief.at_least < 1.0 - max_error {
+    } else if alone || belief.at_least < 1.0 - max_error {
         Some("uncertain")
     } else {
         None

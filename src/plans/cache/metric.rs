@@ -75,8 +75,9 @@ impl Metric {
             dots(&self.rows, vector, &mut out);
         }
         let length = out.iter().map(|x| x * x).sum::<f32>().sqrt();
-        out.iter_mut()
-            .for_each(|x| *x /= length.max(f32::MIN_POSITIVE));
+        for x in &mut out {
+            *x /= length.max(f32::MIN_POSITIVE);
+        }
         lanes(&out)
     }
 }
