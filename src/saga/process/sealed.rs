@@ -112,7 +112,7 @@ pub(super) fn conceal(
     secrets: Option<&SecretKeys>,
     about: &About,
     input: &mut Input,
-    plan: Option<&mut GivenPlan>,
+    plan: &mut Option<GivenPlan>,
 ) {
     let Some(sealed) = &about.sealed else {
         return;

@@ -277,7 +277,7 @@ impl Runs {
             return Ok(());
         }
         let secrets = self.settings.secrets.as_deref();
-        sealed::conceal(secrets, &about, &mut message.input, message.plan.as_mut());
+        sealed::conceal(secrets, &about, &mut message.input, &mut message.plan);
         message.bound_hold(cx.now());
         let control = audited::Control::of(&message).filter(|_| message.foreign);
         let arrived = match message.plan.take() {
