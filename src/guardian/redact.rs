@@ -2,12 +2,17 @@
 //!
 //! What a placeholder stands for is put back exactly: none has a name that the text had already. Redacting a second time changes nothing,
 //! because the text beside a placeholder is looked at again, as if it ended there.
+//!
+//! Personal data are found in a text as it is seen (`clean`), and their values are kept so; the rest of the text stays as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::pii::{self, Kind, Stretch};
+use super::{
+    clean::{Cleaned, clean, is_plain},
+    pii::{self, Kind, Stretch},
+};
 
 /// How far before a match something may begin that ends in it and would be another match if the text ended there: the longest number, with
 /// its separators.
@@ -44,6 +49,11 @@ impl Redactor {
     /// Names no slot as a placeholder in this text. Call it for everything that is redacted or bound together, first.
     pub fn reserve(&mut self, text: &str) {
         self.taken.extend(placeholders(text).map(str::to_owned));
+        // Nor as what looks like one.
+        if !is_plain(text) {
+            let cleaned = clean(text);
+            self.taken.extend(placeholders(&cleaned).map(str::to_owned));
+        }
     }
 
     /// As [`Redactor::reserve`], for all texts of a document.
@@ -58,31 +68,38 @@ impl Redactor {
 
     /// The text with placeholders.
     pub fn redact(&mut self, text: &str) -> String {
-        let characters: Vec<char> = text.chars().collect();
+        let cleaned = Cleaned::of(text);
         let mut found = Vec::new();
         let whole = Stretch {
-            text: &characters,
+            text: &cleaned.characters,
             from: 0,
-            to: characters.len(),
+            to: cleaned.characters.len(),
         };
         scan(whole, 0, &mut found);
         let mut redacted = String::with_capacity(text.len());
-        let mut copied = 0;
+        // How many characters are done, and how many bytes of the text.
+        let (mut done, mut copied) = (0, 0);
         for (kind, from, to) in found {
-            redacted.extend(&characters[copied..from]);
-            let value: String = characters[from..to].iter().collect();
+            // One that stands for several may belong to two.
+            let from = from.max(done);
+            if from >= to {
+                continue;
+            }
+            let place = cleaned.whole(from, to, done);
+            redacted.push_str(&text[copied..cleaned.sources[place.start].start.max(copied)]);
+            (done, copied) = (place.end, cleaned.sources[place.end - 1].end);
+            let value: String = cleaned.characters[place].iter().collect();
             let name = self.name(kind, Value::String(value));
             redacted.push('{');
             redacted.push_str(name);
             redacted.push('}');
-            copied = to;
         }
-        redacted.extend(&characters[copied..]);
+        redacted.push_str(&text[copied..]);
         redacted
     }
 
     /// Puts placeholders into all texts of a document. Under the members `email`, `phone`, `ssn` and `address` all texts and numbers become
-    /// placeholders, in lists and objects too.
+    /// placeholders, in lists and objects too. Elsewhere a number becomes one if its digits are personal data.
     pub fn redact_value(&mut self, value: &mut Value) {
         self.redact_member(value, None);
     }
@@ -96,20 +113,31 @@ impl Redactor {
             }
             Value::Object(members) => {
                 for (name, value) in members {
-                    self.redact_member(value, Kind::of_member(name).or(kind));
+                    let own = if is_plain(name) {
+                        Kind::of_member(name)
+                    } else {
+                        Kind::of_member(&clean(name))
+                    };
+                    self.redact_member(value, own.or(kind));
                 }
             }
             Value::Null | Value::Bool(_) => {}
             Value::String(_) | Value::Number(_) => match (kind, value.as_str()) {
                 (None, Some(text)) => *value = Value::String(self.redact(text)),
-                (None, None) => {}
-                (Some(_), Some(text)) if text.is_empty() || whole_placeholder(text).is_some() => {}
-                (Some(kind), _) => {
-                    let name = self.name(kind, value.take());
-                    *value = Value::String(format!("{{{name}}}"));
+                (None, None) => {
+                    if let Some(kind) = kind_of_number(&value.to_string()) {
+                        self.replace(kind, value);
+                    }
                 }
+                (Some(_), Some(text)) if text.is_empty() || whole_placeholder(text).is_some() => {}
+                (Some(kind), _) => self.replace(kind, value),
             },
         }
+    }
+
+    fn replace(&mut self, kind: Kind, value: &mut Value) {
+        let name = self.name(kind, value.take());
+        *value = Value::String(format!("{{{name}}}"));
     }
 
     /// What the placeholders stand for, in the order in which they came.
@@ -136,6 +164,22 @@ impl Redactor {
             });
         &self.slots[place].name
     }
+}
+
+/// What the digits of a number are as a whole.
+fn kind_of_number(number: &str) -> Option<Kind> {
+    let digits: Vec<char> = number
+        .strip_suffix(".0")
+        .unwrap_or(number)
+        .chars()
+        .collect();
+    let whole = Stretch {
+        text: &digits,
+        from: 0,
+        to: digits.len(),
+    };
+    let (kind, end) = pii::at(whole, 0)?;
+    (end == digits.len()).then_some(kind)
 }
 
 /// Finds what begins from `start` on, in the order of the text.

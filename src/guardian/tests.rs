@@ -68,6 +68,82 @@ fn members_are_redacted_whatever_they_hold() {
     assert_eq!(hidden, context);
 }
 
+/// Text, the same with placeholders, and that with the values.
+#[test]
+fn personal_data_are_found_as_they_are_seen() {
+    for (text, hidden, bound) in [
+        (
+            "to ann＠example.com!",
+            "to {EMAIL_1}!",
+            "to ann@example.com!",
+        ),
+        (
+            "4111\u{200b}1111\u{ad}1111 1111\u{200b}.",
+            "{CARD_1}\u{200b}.",
+            "411111111111 1111\u{200b}.",
+        ),
+        (
+            "½ to mu\u{308}ller@x.de\r\nﬁn",
+            "½ to {EMAIL_1}\r\nﬁn",
+            "½ to müller@x.de\r\nﬁn",
+        ),
+        (
+            "＋49 30 1234567、a@b.co",
+            "{PHONE_1}、{EMAIL_1}",
+            "+49 30 1234567、a@b.co",
+        ),
+        // A name that only looks taken, and one character that stands for three.
+        (
+            "｛EMAIL_1｝ a@b.co",
+            "｛EMAIL_1｝ {EMAIL_2}",
+            "｛EMAIL_1｝ a@b.co",
+        ),
+        ("a@b.c㎏ x", "{EMAIL_1} x", "a@b.ckg x"),
+        ("½ ① ﬁ e\u{301}", "½ ① ﬁ e\u{301}", "½ ① ﬁ e\u{301}"),
+    ] {
+        let mut redactor = Redactor::default();
+        let mut document = json!({ "note": text });
+        redactor.reserve_value(&document);
+        redactor.redact_value(&mut document);
+        assert_eq!(document["note"], hidden, "{text}");
+        bind_value(&mut document, &redactor.into_slots());
+        assert_eq!(document["note"], bound, "{text}");
+    }
+    // It is the same value as in the goal, and a name of a member is read as it is seen, too.
+    let mut document = json!({ "note": "ann＠example.com", "ｐhone": 4711 });
+    let guarded = guard_with(
+        "Write to ann@example.com",
+        &mut [&mut document],
+        &Lines::default(),
+    );
+    assert_eq!(
+        document,
+        json!({ "note": "{EMAIL_1}", "ｐhone": "{PHONE_1}" })
+    );
+    assert_eq!(guarded.unwrap().slots.len(), 2);
+}
+
+#[test]
+fn numbers_of_cards_are_found_under_any_name() {
+    let sent = json!({
+        "card_number": 4_111_111_111_111_111_u64, "as_text": "4111111111111111", "double": 4_111_111_111_111_111.0_f64,
+        "other": [4_111_111_111_111_112_u64, -4_111_111_111_111_111_i64, 12.5, 17, 1_796_000_000_000_u64]
+    });
+    let mut hidden = sent.clone();
+    let mut redactor = Redactor::default();
+    redactor.redact_value(&mut hidden);
+    let slots = redactor.into_slots();
+    for name in ["card_number", "as_text", "double"] {
+        assert!(
+            hidden[name].as_str().unwrap().starts_with("{CARD_"),
+            "{hidden}"
+        );
+    }
+    assert_eq!(hidden["other"], sent["other"]);
+    bind_value(&mut hidden, &slots);
+    assert_eq!(hidden, sent);
+}
+
 #[test]
 fn what_nobody_sees_is_gone() {
     for (text, expected) in [
@@ -176,6 +252,16 @@ proptest! {
         let (twice, slots) = redacted(&once);
         prop_assert_eq!(&twice, &once);
         prop_assert_eq!(slots, vec![]);
+    }
+
+    /// Whatever a text has that nobody sees: only personal data come back in another form.
+    #[test]
+    fn texts_that_are_not_clean_bind_back_as_they_are_seen(pieces in prop::collection::vec((piece(), prop::sample::select(vec!["", "\u{200b}", "\r", "＠", "４", "㎏", "\u{301}", "｛"])), 0..16)) {
+        let text: String = pieces.iter().flat_map(|(piece, more)| [piece.as_str(), more]).collect();
+        let (once, slots) = redacted(&text);
+        prop_assert_eq!(clean(&bind(&once, &slots)), clean(&text));
+        let clean_slots = redacted(&clean(&text)).1;
+        prop_assert_eq!(slots.is_empty(), clean_slots.is_empty());
     }
 
     #[test]

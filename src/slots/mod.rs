@@ -6,8 +6,10 @@
 //! | `seal` | the values as sealed text, bound to a run |
 //! | `values` | the opened values; binding them |
 //! | `conceal` | placeholders instead of values in what comes back |
+//! | `plan` | the same in the plan that a person gives |
 
 mod conceal;
+mod plan;
 mod seal;
 mod values;
 

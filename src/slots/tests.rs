@@ -121,6 +121,49 @@ fn what_comes_back_has_placeholders() {
     assert_eq!(values.conceal_json(&unreadable), unreadable);
 }
 
+#[test]
+fn plans_have_placeholders_where_they_hold_data() {
+    let values = ann();
+    let plan = |plan: &Value| {
+        let raw = serde_json::value::to_raw_value(plan).unwrap();
+        values.conceal_plan(&raw)
+    };
+    let given = json!({
+        "steps": [
+            {
+                "id": "4711", "tool": "4711", "depends_on": ["4711"], "timeout_s": 4711, "when": "{{ params.to != 'ann@example.com' }}",
+                "input": { "to": "ann@example.com", "call": [4_155_552_671_u64], "ann@example.com": null, "n": "4711",
+                    "text": "Hi ann@example.com: {{ {'a': \"Main & Co 1\"}.a ~ steps['4711'].output.4711 }} at Main & Co 1" },
+                "compensate": { "tool": "4711", "input": "to ann@example.com" }
+            }
+        ],
+        "output": "4711 {{ params.ann@example.com"
+    });
+    let expected = json!({
+        "steps": [
+            {
+                "id": "4711", "tool": "4711", "depends_on": ["4711"], "timeout_s": 4711, "when": "{{ params.to != '{EMAIL_1}' }}",
+                "input": { "to": "{EMAIL_1}", "call": ["{PHONE_1}"], "{EMAIL_1}": null, "n": "{SSN_1}",
+                    "text": "Hi {EMAIL_1}: {{ {'a': \"{ADDRESS_1}\"}.a ~ steps['{SSN_1}'].output.4711 }} at {ADDRESS_1}" },
+                "compensate": { "tool": "4711", "input": "to {EMAIL_1}" }
+            }
+        ],
+        "output": "{SSN_1} {{ params.{EMAIL_1}"
+    });
+    assert_eq!(plan(&given), Some(expected.clone()));
+    assert_eq!(plan(&expected), None);
+}
+
+#[test]
+fn what_has_no_values_keeps_its_text() {
+    let values = ann();
+    let given = |text: &str| values.conceal_given(Json::parse(text.to_owned()).unwrap());
+    for text in [r#"{ "n": 12.500000000000000000010 }"#, "1e400"] {
+        assert_eq!(given(text).text(), text);
+    }
+    assert_eq!(given(r#"["ann@example.com"]"#).text(), r#"["{EMAIL_1}"]"#);
+}
+
 proptest! {
     #[test]
     fn a_goal_and_its_documents_come_back_exactly(

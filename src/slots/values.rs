@@ -115,6 +115,19 @@ impl Values {
         }
     }
 
+    /// As [`Values::conceal_json`]; what has none of the values keeps its text.
+    pub fn conceal_given(&self, json: Json) -> Json {
+        let concealed = self.conceal_json(&json);
+        if serde_json::from_str::<Value>(json.text()).is_ok_and(|v| Json::of(&v) == concealed) {
+            return json;
+        }
+        concealed
+    }
+
+    pub(super) fn parts(&self) -> (&[Slot], &Concealing) {
+        (&self.slots, &self.concealing)
+    }
+
     fn check_size(&self, text: &str) -> Result<(), TooLarge> {
         let sizes: HashMap<&str, usize> = self
             .slots

@@ -17,7 +17,7 @@ use crate::{
 pub(super) enum Use {
     /// As a document.
     Document,
-    /// As an HTTP request: its `url` is not only a text.
+    /// As an HTTP request: its `url` is not only a text, and neither is a text as `body`.
     Request,
     /// As a query: its `sql` is not only a text.
     Query,
@@ -99,6 +99,14 @@ fn input(values: &Values, usage: Use, input: &str) -> Result<String, Failed> {
         let message = "`sql` has placeholders: write $1, $2 and so on, and put the placeholders into `params`";
         return Err(Failed::permanent("invalid_input", message));
     }
+    if usage == Use::Request
+        && let Some(body) = input["body"].as_str()
+        && values.are_in(body)
+        && !is_placeholder(body)
+    {
+        let message = "a `body` that is a text must not have placeholders within it: a value could change its meaning. Send JSON, as an object";
+        return Err(Failed::permanent("invalid_input", message));
+    }
     let url = match usage {
         Use::Request => input.get_mut("url").map(Value::take),
         Use::Document | Use::Query => None,
@@ -111,6 +119,12 @@ fn input(values: &Values, usage: Use, input: &str) -> Result<String, Failed> {
         };
     }
     Ok(input.to_string())
+}
+
+/// Whether a text is one placeholder and nothing else.
+fn is_placeholder(text: &str) -> bool {
+    let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+    inner.is_some() && placeholders(text).next() == inner
 }
 
 #[cfg(test)]
@@ -181,6 +195,22 @@ mod tests {
             json!({ "url": "https://h/?a=Main%201%20%26%202&b=1", "body": "Main 1 & 2" });
         assert_eq!(bound(&request, Use::Request).unwrap(), expected);
         assert_eq!(bound(&json!([1]), Use::Request).unwrap(), json!([1]));
+        // A text that is a value is sent as it is; a value within another text could change what that means.
+        let object = json!({ "url": "https://h", "body": { "to": "{ADDRESS_1}", "text": "at {ADDRESS_1}" } });
+        let expected =
+            json!({ "url": "https://h", "body": { "to": "Main 1 & 2", "text": "at Main 1 & 2" } });
+        assert_eq!(bound(&object, Use::Request).unwrap(), expected);
+        for body in [
+            r#"{"to":"{ADDRESS_1}"}"#,
+            "a={ADDRESS_1}",
+            "{EMAIL_1}{ADDRESS_1}",
+        ] {
+            let request = json!({ "url": "https://h", "body": body });
+            let failed = bound(&request, Use::Request).unwrap_err();
+            assert_eq!(failed.error.code, "invalid_input", "{body}");
+        }
+        let other = json!({ "url": "https://h", "body": "for {EMAIL_2}" });
+        assert_eq!(bound(&other, Use::Request).unwrap(), other);
         let query = json!({ "sql": "SELECT $1, '{EMAIL_2}'", "params": ["{EMAIL_1}"] });
         let expected = json!({ "sql": "SELECT $1, '{EMAIL_2}'", "params": ["ann@example.com"] });
         assert_eq!(bound(&query, Use::Query).unwrap(), expected);

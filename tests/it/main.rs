@@ -44,6 +44,7 @@ mod foreign_commands;
 mod formats;
 mod goals_door;
 mod goals_people;
+mod goals_personal;
 mod goals_saga;
 mod goals_whole;
 mod guardian;

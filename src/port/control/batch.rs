@@ -33,6 +33,7 @@ use crate::{
         problem::{Problem, Refused},
         rest::{
             audit::{read, store},
+            personal::Personal,
             stream::{self, Aborted, Out},
         },
     },
@@ -107,7 +108,9 @@ pub(crate) async fn control(
     );
     detail.insert("matched".into(), progress.matched.into());
     if let Some(reason) = &asked.reason {
-        detail.insert("reason".into(), reason.clone().into());
+        // It concerns runs with different values.
+        let reason = Personal::Unknown.audited(reason);
+        detail.insert("reason".into(), reason.into());
     }
     let of = ("runs", action.name());
     caller
@@ -244,7 +247,8 @@ impl Batch {
         let run = Uuid::parse_str(run_id).map_err(|e| Problem::invalid(e.to_string()))?;
         match self.action {
             RunAction::Cancel => {
-                let message = end(self.reason.clone(), true);
+                let personal = controller.personal(run, self.reason.is_some()).await;
+                let message = end(self.reason.clone(), true, &personal);
                 controller.deliver(run, &message, None).await?;
             }
             RunAction::Pause => {

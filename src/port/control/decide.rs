@@ -26,6 +26,7 @@ use crate::{
     port::{
         Shared,
         problem::{Problem, Refused},
+        rest::personal::Personal,
     },
     runs::{Decision, given},
     starts,
@@ -62,15 +63,22 @@ pub(crate) async fn decide(
     let controller = sent.permit(control::DECISION).await?;
     let (run, approval) = controller.approval(&id)?;
     let approval_id = format!("{run}.{approval}");
+    let value = input.or(output);
+    let may_repeat = fields.reason.is_some() || value.is_some() || fields.plan.is_some();
+    let personal = controller.personal(run, may_repeat).await;
+    let value = value.map(|value| personal.json(value));
     let plan = match &fields.plan {
         None => None,
-        Some(plan) => Some(checked(&controller, plan).map_err(|e| controller.caller.refuse(e))?),
+        Some(plan) => {
+            let checked = checked(&controller, plan, &personal);
+            Some(checked.map_err(|e| controller.caller.refuse(e))?)
+        }
     };
     let plan_hash = plan.as_ref().map(|plan| plan.planned.hash.clone());
     let mut detail = Map::new();
     detail.insert("decision".into(), made.name().into());
     if let Some(reason) = &fields.reason {
-        detail.insert("reason".into(), reason.clone().into());
+        detail.insert("reason".into(), personal.audited(reason).into());
     }
     if changes_input {
         detail.insert("input_changed".into(), true.into());
@@ -78,7 +86,6 @@ pub(crate) async fn decide(
     if let Some(hash) = &plan_hash {
         detail.insert("plan_hash".into(), hash.clone().into());
     }
-    let value = input.or(output);
     let made_so = decision(made);
     let caller = &controller.caller;
     let decision_hash = decision_hash(&json!([
@@ -94,7 +101,7 @@ pub(crate) async fn decide(
         body: Decide {
             approval,
             decision: made_so,
-            reason: fields.reason,
+            reason: fields.reason.map(|reason| personal.text(reason)),
             input_hash: fields.input_hash,
             value: value.clone(),
             plan: plan.map(Box::new),
@@ -112,10 +119,17 @@ pub(crate) async fn decide(
     controller.send(run, message).await
 }
 
-/// Checks a plan like that of a start, and adds its tools.
-fn checked(controller: &Controller, plan: &RawValue) -> Result<DecidedPlan, Problem> {
+/// Checks a plan like that of a start, and adds its tools. It has placeholders instead of the values of the run.
+fn checked(
+    controller: &Controller,
+    plan: &RawValue,
+    personal: &Personal,
+) -> Result<DecidedPlan, Problem> {
     let catalog = controller.caller.shared.workflows.get();
-    let resolved = starts::inline(&catalog, plan).map_err(refused)?;
+    let mut resolved = starts::inline(&catalog, plan).map_err(refused)?;
+    if let Some(concealed) = personal.plan(plan) {
+        resolved = starts::inline(&catalog, &concealed).map_err(refused)?;
+    }
     let mut planned = resolved
         .plan
         .ok_or_else(|| Problem::new(&INVALID_PLAN, "it is not a plan"))?;

@@ -15,6 +15,7 @@ use crate::{
     port::{
         Shared,
         problem::{Problem, Refused},
+        rest::personal::Personal,
     },
     runs::Json,
 };
@@ -34,16 +35,23 @@ pub(crate) async fn cancel(
         return Err(caller.refuse(Problem::lacks(RUNS_ABANDON)));
     }
     let run = controller.run(&id)?;
-    controller.send(run, end(reason, compensate)).await
+    let personal = controller.personal(run, reason.is_some()).await;
+    let message = end(reason, compensate, &personal);
+    controller.send(run, message).await
 }
 
 /// The end of a run.
-pub(super) fn end(reason: Option<String>, compensate: bool) -> Message<'static, Cancel> {
+pub(super) fn end(
+    reason: Option<String>,
+    compensate: bool,
+    personal: &Personal,
+) -> Message<'static, Cancel> {
     let mut detail = Map::new();
     detail.insert("compensate".into(), compensate.into());
     if let Some(reason) = &reason {
-        detail.insert("reason".into(), reason.clone().into());
+        detail.insert("reason".into(), personal.audited(reason).into());
     }
+    let reason = reason.map(|reason| personal.text(reason));
     Message {
         kind: control::CANCEL,
         body: Cancel { reason, compensate },
@@ -113,6 +121,8 @@ pub(crate) async fn signal(
     let data = sent.check_value("data", data)?.unwrap_or_else(Json::null);
     let controller = sent.permit(control::SIGNAL).await?;
     let run = controller.run(&id)?;
+    let personal = controller.personal(run, data != Json::null()).await;
+    let data = personal.json(data);
     // The data may be personal, so the audit log only has its size.
     let mut detail = Map::new();
     detail.insert("signal".into(), signal.clone().into());

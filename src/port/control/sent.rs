@@ -33,6 +33,7 @@ use crate::{
         problem::{Problem, Refused},
         rest::{
             caller::{Caller, Permitted},
+            personal::Personal,
             request::{QueryString, check_media},
         },
     },
@@ -235,6 +236,15 @@ impl Controller {
     pub(super) fn run(&self, id: &str) -> Result<Uuid, Refused> {
         let run = uuid(id);
         run.ok_or_else(|| self.no_such("run: a run id is a UUID"))
+    }
+
+    /// What is known of the values of a run's placeholders, if the request may repeat them.
+    pub(super) async fn personal(&self, run: Uuid, may_repeat: bool) -> Personal {
+        if !may_repeat {
+            return Personal::Nothing;
+        }
+        let run_id = run.hyphenated().to_string();
+        Personal::of_run(&self.caller, self.tenant.as_str(), &run_id).await
     }
 
     /// Parses the approval id in the path into run and number.

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{
     audit::{read, unavailable},
     caller::{Caller, Sent},
+    personal::Personal,
     plans::append_forgotten,
     request::QueryString,
     wait::{RunLookup, has_ended},
@@ -84,7 +85,14 @@ pub(crate) async fn give(
     let forgotten = entries.first().filter(|_| forgets);
     let mut detail = serde_json::Map::new();
     detail.insert("good".into(), good.into());
-    for (name, value) in [("reason", &request.reason), ("source", &planned.source)] {
+    let reason = match &request.reason {
+        None => None,
+        Some(reason) => {
+            let personal = Personal::of_run(&caller, tenant.as_str(), run_id).await;
+            Some(personal.audited(reason))
+        }
+    };
+    for (name, value) in [("reason", &reason), ("source", &planned.source)] {
         if let Some(value) = value {
             detail.insert(name.into(), value.clone().into());
         }

@@ -8,6 +8,7 @@
 //! | `wait` | finding a run, and waiting for its end |
 //! | `claims`, `claim_waits` | handing out tasks, and claims that wait for tasks |
 //! | `claimed_values`, `approval_values` | the values of placeholders in tasks and in approvals |
+//! | `personal` | placeholders instead of values in what people send to runs |
 //! | the others | handlers |
 
 mod approval_values;
@@ -23,6 +24,7 @@ pub(crate) mod integrations;
 pub(crate) mod keys;
 pub(crate) mod letters;
 pub(crate) mod node;
+pub(crate) mod personal;
 mod plans;
 pub(crate) mod readers;
 pub(crate) mod rebuild;

@@ -1,8 +1,8 @@
 //! The values of a goal's placeholders: which calls get them, and what the history must not repeat.
 
-use serde_json::Value;
+use serde_json::{Value, value::to_raw_value};
 
-use super::live::About;
+use super::{goals::GivenPlan, live::About};
 use crate::{
     base::clock::Millis,
     commands::{
@@ -11,7 +11,7 @@ use crate::{
     },
     controls::SecretKeys,
     guardian::placeholders,
-    plans::{Tool, Worker},
+    plans::{Tool, Worker, jcs},
     runs::{CallKind, StepCommand, StepError},
     saga::{CompiledStep, Input, Outcome},
     slots::{REFUSED, UNREADABLE, Unreadable, Values, mismatch},
@@ -106,9 +106,14 @@ pub(super) fn refused(
     })
 }
 
-/// Puts the placeholders back where an input of the run repeats the values: what workers, people and other systems send, and this node has
-/// not called.
-pub(super) fn conceal(secrets: Option<&SecretKeys>, about: &About, input: &mut Input) {
+/// Puts the placeholders back where an input of the run, or the plan that comes with it, repeats the values: what workers, people and other
+/// systems send, and this node has not called. The port has done so before, if it could read the values.
+pub(super) fn conceal(
+    secrets: Option<&SecretKeys>,
+    about: &About,
+    input: &mut Input,
+    plan: &mut Option<GivenPlan>,
+) {
     let Some(sealed) = &about.sealed else {
         return;
     };
@@ -116,6 +121,13 @@ pub(super) fn conceal(secrets: Option<&SecretKeys>, about: &About, input: &mut I
     let Ok(values) = open(secrets, about, sealed) else {
         return;
     };
+    if let Some(GivenPlan::Decided(decided)) = plan
+        && let Some(concealed) = values.conceal_plan(&decided.planned.steps)
+        && let Ok(steps) = to_raw_value(&concealed)
+    {
+        decided.planned.hash = jcs::hash(&concealed);
+        decided.planned.steps = steps;
+    }
     match input {
         Input::Result(result) => match &mut result.outcome {
             Outcome::Succeeded(output) => *output = values.conceal_json(output),

@@ -276,7 +276,8 @@ impl Runs {
             self.answer(run, source, answer);
             return Ok(());
         }
-        sealed::conceal(self.settings.secrets.as_deref(), &about, &mut message.input);
+        let secrets = self.settings.secrets.as_deref();
+        sealed::conceal(secrets, &about, &mut message.input, &mut message.plan);
         message.bound_hold(cx.now());
         let control = audited::Control::of(&message).filter(|_| message.foreign);
         let arrived = match message.plan.take() {

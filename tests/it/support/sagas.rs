@@ -156,8 +156,13 @@ impl Processor {
 
 /// Starts the processor on the log of a node.
 pub fn start_sagas(node: &Node) -> Running {
+    start_sagas_with(node, Settings::default())
+}
+
+/// The processor of runs on a node, with these settings.
+pub fn start_sagas_with(node: &Node, settings: Settings) -> Running {
     let followers = node.followers.clone();
-    let sagas = Sagas::new(&node.names, PARTITIONS, Settings::default(), followers);
+    let sagas = Sagas::new(&node.names, PARTITIONS, settings, followers);
     let setup = lane::Setup {
         log: node.log.clone(),
         dlq: node.names.dlq.clone(),
