@@ -75,6 +75,7 @@ mod odoo_projection;
 mod odoo_rows;
 mod planner;
 mod planner_cache;
+mod planner_learned;
 mod plans_command;
 mod port_clients;
 mod port_drain;
