@@ -99,6 +99,8 @@ impl Production {
             at: self.entries,
             hash: shape.clone(),
             shape,
+            // An oracle: plans of an intent use the same tools.
+            family: intent.to_owned(),
             red: false,
             fixed: BTreeMap::new(),
             vector: Some(goal.vector.clone()),

@@ -36,6 +36,16 @@ pub enum What {
     },
     /// Starts of this workflow, answered when the run has ended.
     Runs(&'static str),
+    Goals(Goals),
+}
+
+/// Goals, sent round robin.
+#[derive(Clone, Copy)]
+pub struct Goals {
+    /// Without characters that JSON escapes.
+    pub texts: &'static [String],
+    /// Whether they are answered when their run has ended.
+    pub wait: bool,
 }
 
 impl What {
@@ -43,15 +53,15 @@ impl What {
     fn items(self) -> usize {
         match self {
             Self::Events { batch, .. } => batch,
-            Self::Runs(_) => 1,
+            Self::Runs(_) | Self::Goals(_) => 1,
         }
     }
 
     /// The status of an accepted request.
     fn status(self) -> &'static [u8] {
         match self {
-            Self::Events { .. } => b"202",
-            Self::Runs(_) => b"200",
+            Self::Events { .. } | Self::Goals(Goals { wait: false, .. }) => b"202",
+            Self::Runs(_) | Self::Goals(Goals { wait: true, .. }) => b"200",
         }
     }
 }
@@ -73,6 +83,8 @@ pub struct Outcome {
     pub accepted: u64,
     /// Requests.
     pub refused: u64,
+    /// Goals whose run has ended and had its plan from the cache.
+    pub from_cache: u64,
     pub seconds: f64,
     /// Latencies of responses in microseconds, sorted.
     latencies: Vec<u32>,
@@ -106,6 +118,7 @@ impl Outcome {
 struct Responses {
     head: memmem::Finder<'static>,
     length: memmem::Finder<'static>,
+    from_cache: memmem::Finder<'static>,
     buffer: Vec<u8>,
 }
 
@@ -115,6 +128,7 @@ impl Responses {
             head: memmem::Finder::new(b"\r\n\r\n"),
             // As hyper writes it, in both servers.
             length: memmem::Finder::new(b"\r\ncontent-length: "),
+            from_cache: memmem::Finder::new(br#""source":"cache""#),
             buffer: Vec::with_capacity(16 << 10),
         }
     }
@@ -134,6 +148,11 @@ impl Responses {
                 return Ok(self.buffer.get(9..12) == Some(status));
             }
         }
+    }
+
+    /// Whether the run in the last response had its plan from the cache.
+    fn is_from_cache(&self) -> bool {
+        self.from_cache.find(&self.buffer).is_some()
     }
 
     /// The length of the response, once its head is complete.
@@ -181,6 +200,7 @@ pub fn run(plan: Plan) -> Outcome {
             let mine = task.await.unwrap();
             outcome.accepted += mine.accepted;
             outcome.refused += mine.refused;
+            outcome.from_cache += mine.from_cache;
             outcome.latencies.extend(mine.latencies);
         }
     });
@@ -223,6 +243,9 @@ async fn drive(
         if answers.next(&mut stream, plan.what.status()).await.unwrap() {
             mine.accepted += items;
             plan.accepted.fetch_add(items, Ordering::Relaxed);
+            if matches!(plan.what, What::Goals(_)) {
+                mine.from_cache += u64::from(answers.is_from_cache());
+            }
         } else {
             if !said.swap(true, Ordering::Relaxed) {
                 let answer = &answers.buffer[..answers.buffer.len().min(600)];

@@ -9,6 +9,7 @@
 
 mod accept;
 mod full;
+mod goals;
 mod hostile;
 mod latency;
 mod limited;
@@ -62,7 +63,7 @@ fn main() {
     }
 }
 
-const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | runs-sustained | full]…; all but the last three where none is named
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | runs-sustained | goals | full]…; all but the last four where none is named
 hostile
 drive ADDRESS KEY BATCH SECONDS";
 
@@ -76,13 +77,14 @@ fn run(log: Log, parts: &[&str]) {
         "webhooks",
         "runs",
         "runs-sustained",
+        "goals",
         "full",
     ];
     if let Some(part) = parts.iter().find(|part| !known.contains(part)) {
         eprintln!("there is no part `{part}`: {USAGE}");
         std::process::exit(2);
     }
-    let apart = ["full", "runs", "runs-sustained"];
+    let apart = ["full", "runs", "runs-sustained", "goals"];
     let wants = |part: &str| parts.contains(&part) || parts.is_empty() && !apart.contains(&part);
     if measure(log, &wants).is_none() {
         std::process::exit(1);
@@ -126,6 +128,9 @@ fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
     }
     if wants("runs-sustained") {
         runs::sustained(log, &limits)?;
+    }
+    if wants("goals") {
+        goals::measure(log, &limits)?;
     }
     if wants("full") {
         full::measure(log, &limits)?;

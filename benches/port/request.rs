@@ -1,6 +1,7 @@
-//! Prepared requests: numbers have a fixed width and are patched in place, so that a request costs only a few divisions.
+//! Prepared requests: numbers have a fixed width and are patched in place, so that a request costs only a few divisions. Goals have
+//! texts of different lengths and are written anew.
 
-use crate::load::What;
+use crate::load::{Goals, What};
 
 /// Digits of each number.
 const WIDTH: usize = 10;
@@ -11,7 +12,21 @@ pub struct Request {
     /// The offsets of digits: for each item those of its own number, then those of its entity's.
     items: Vec<([usize; 2], [usize; 2])>,
     entities: u64,
+    goals: Option<GoalParts>,
 }
+
+/// A request with a goal, without its number and its text.
+struct GoalParts {
+    /// Up to the number in the idempotency key.
+    head: Vec<u8>,
+    texts: &'static [String],
+}
+
+/// The body of a goal before and after its text.
+const GOAL: (&str, &str) = (
+    r#"{"id":"1","source":"/bench/shop","type":"bench","goal":""#,
+    r#""}"#,
+);
 
 impl Request {
     /// `run` is a prefix of ids, so that runs do not repeat them.
@@ -19,6 +34,7 @@ impl Request {
         match what {
             What::Events { batch, entities } => Self::of_events(key, run, batch, entities),
             What::Runs(workflow) => Self::of_run(key, run, workflow),
+            What::Goals(goals) => Self::of_goals(key, run, goals),
         }
     }
 
@@ -54,6 +70,27 @@ impl Request {
             bytes,
             items,
             entities,
+            goals: None,
+        }
+    }
+
+    fn of_goals(key: &str, run: &str, goals: Goals) -> Self {
+        let prefer = if goals.wait {
+            "Prefer: wait=30\r\n"
+        } else {
+            ""
+        };
+        let head = format!(
+            "POST /v1/goals HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n{prefer}Idempotency-Key: {run}-"
+        );
+        Self {
+            bytes: Vec::new(),
+            items: Vec::new(),
+            entities: u64::MAX,
+            goals: Some(GoalParts {
+                head: head.into_bytes(),
+                texts: goals.texts,
+            }),
         }
     }
 
@@ -76,11 +113,16 @@ impl Request {
             bytes: format!("{head}{zeros}\r\n\r\n{body}").into_bytes(),
             items: vec![([at, at], [at, at])],
             entities: u64::MAX,
+            goals: None,
         }
     }
 
     /// Request number `n`: its items are numbered from `n` × batch, with their entities round robin.
     pub fn number(&mut self, n: u64) -> &[u8] {
+        if let Some(goals) = &self.goals {
+            goals.write(n, &mut self.bytes);
+            return &self.bytes;
+        }
         let first = n * self.items.len() as u64;
         for (number, (own, entity)) in (first..).zip(&self.items) {
             let (own_digits, entity_digits) = (digits(number), digits(number % self.entities));
@@ -92,6 +134,27 @@ impl Request {
             }
         }
         &self.bytes
+    }
+}
+
+impl GoalParts {
+    fn write(&self, n: u64, bytes: &mut Vec<u8>) {
+        let text = self.texts[n as usize % self.texts.len()].as_bytes();
+        let (before, after) = (GOAL.0.as_bytes(), GOAL.1.as_bytes());
+        let length = (before.len() + text.len() + after.len()).to_string();
+        bytes.clear();
+        for part in [
+            &self.head,
+            &digits(n)[..],
+            b"\r\nContent-Length: ",
+            length.as_bytes(),
+            b"\r\n\r\n",
+            before,
+            text,
+            after,
+        ] {
+            bytes.extend_from_slice(part);
+        }
     }
 }
 

@@ -83,6 +83,11 @@ impl Rows {
         self.count("SELECT count(*) FROM omnilink.runs WHERE finished_at IS NOT NULL")
     }
 
+    /// Counts the runs whose plan came from the cache.
+    pub fn plans_from_cache(&mut self) -> u64 {
+        self.count("SELECT count(*) FROM omnilink.run_events WHERE type = 'plan_ready' AND record->>'source' = 'cache'")
+    }
+
     /// The entities of type `probe` among these that have a row.
     pub fn found(&mut self, ids: &[String]) -> Vec<String> {
         let query = sqlx::query_scalar(

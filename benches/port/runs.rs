@@ -19,9 +19,9 @@ use crate::{
     worker::Worker,
 };
 
-const WARM_UP: f64 = 2.0;
-const SECONDS: f64 = 12.0;
-const ROUNDS: usize = 3;
+pub const WARM_UP: f64 = 2.0;
+pub const SECONDS: f64 = 12.0;
+pub const ROUNDS: usize = 3;
 /// How far rows may be behind at the end of the sustained part, in seconds.
 const LAG_S: f64 = 2.0;
 const DRAIN: Duration = Duration::from_mins(5);
@@ -190,55 +190,64 @@ pub fn sustained(log: Log, limits: &Limits) -> Option<()> {
         // Each with tables of its own.
         let (server, _files) = start(log, true)?;
         let title = format!("{}: {}, sustained with rows", log.name(), case.name);
-        let rate = case.sustained * limits.single;
         server.drive_runs(case.workflow, case.connections, Until::Seconds(WARM_UP));
-        settle(&server);
-        let before = server.rows(crate::rows::Rows::ended_runs);
-        let (cpu, peak) = (server.cpu(true), Peak::watch(server.pid()));
-        let plan = load::Plan {
-            rate: Some(rate),
-            ..server.runs_plan(
-                case.workflow,
-                case.connections,
-                Until::Seconds(sustained::seconds()),
-            )
-        };
-        let outcome = load::run(plan);
-        let rows = server.rows(crate::rows::Rows::ended_runs) - before;
-        let began = Instant::now();
-        settle(&server);
-        let (lag, peak) = (began.elapsed().as_secs_f64(), peak.end());
-        let mut parts = cpu.used();
-        parts.insert("load generator", outcome.cpu);
-        let all = server.rows(crate::rows::Rows::ended_runs) - before;
-        Row::new(&title, outcome.per_second(), "runs/s")
-            .against(limits.single, "bare axum")
-            // What was driven, less a little for the start of the connections.
-            .target_ratio(case.sustained * 0.99)
-            .note(format!(
-                "driven at {rate:.0}/s; {}; {rows} of {all} had rows at the end",
-                outcome.note()
-            ))
-            .print();
-        Row::new(format!("{title}: until the last row"), lag, "s")
-            .target_below(LAG_S)
-            .note(if all == outcome.accepted {
-                format!("all {all} runs have their row")
-            } else {
-                format!(
-                    "MISMATCH: {} runs ended, {all} have a row",
-                    outcome.accepted
-                )
-            })
-            .print();
-        report::cpu(&title, &parts, outcome.accepted as f64);
-        Row::new(format!("{title}: resident memory, most"), peak, "MB").print();
+        let until = Until::Seconds(sustained::seconds());
+        let plan = server.runs_plan(case.workflow, case.connections, until);
+        driven(&server, &title, case.sustained, limits, plan);
     }
     Some(())
 }
 
+/// Drives runs at this share of the bare answer, after a warm-up, and waits for their rows.
+pub fn driven(
+    server: &Server,
+    title: &str,
+    share: f64,
+    limits: &Limits,
+    plan: load::Plan,
+) -> Outcome {
+    let rate = share * limits.single;
+    settle(server);
+    let before = server.rows(crate::rows::Rows::ended_runs);
+    let (cpu, peak) = (server.cpu(true), Peak::watch(server.pid()));
+    let outcome = load::run(load::Plan {
+        rate: Some(rate),
+        ..plan
+    });
+    let rows = server.rows(crate::rows::Rows::ended_runs) - before;
+    let began = Instant::now();
+    settle(server);
+    let (lag, peak) = (began.elapsed().as_secs_f64(), peak.end());
+    let mut parts = cpu.used();
+    parts.insert("load generator", outcome.cpu);
+    let all = server.rows(crate::rows::Rows::ended_runs) - before;
+    Row::new(title, outcome.per_second(), "runs/s")
+        .against(limits.single, "bare axum")
+        // What was driven, less a little for the start of the connections.
+        .target_ratio(share * 0.99)
+        .note(format!(
+            "driven at {rate:.0}/s; {}; {rows} of {all} had rows at the end",
+            outcome.note()
+        ))
+        .print();
+    Row::new(format!("{title}: until the last row"), lag, "s")
+        .target_below(LAG_S)
+        .note(if all == outcome.accepted {
+            format!("all {all} runs have their row")
+        } else {
+            format!(
+                "MISMATCH: {} runs ended, {all} have a row",
+                outcome.accepted
+            )
+        })
+        .print();
+    report::cpu(title, &parts, outcome.accepted as f64);
+    Row::new(format!("{title}: resident memory, most"), peak, "MB").print();
+    outcome
+}
+
 /// Waits until all runs that were answered have their row.
-fn settle(server: &Server) {
+pub fn settle(server: &Server) {
     let deadline = Instant::now() + DRAIN;
     while server.rows(crate::rows::Rows::ended_runs) < server.accepted() {
         assert!(Instant::now() < deadline, "rows do not come");
@@ -285,6 +294,12 @@ fn start(log: Log, projections: bool) -> Option<(Server, (tempfile::TempDir, Wor
 
 /// A workflow of steps one after another, whose inputs and outputs have 20 bytes.
 fn write(dir: &Path, name: &str, tool: &str, steps: usize) {
+    let text = workflow(name, tool, steps);
+    std::fs::write(dir.join(format!("{name}.yaml")), text).unwrap();
+}
+
+/// The text of such a workflow; more members may follow.
+pub fn workflow(name: &str, tool: &str, steps: usize) -> String {
     let step = |n: usize| {
         let after = n
             .checked_sub(1)
@@ -294,6 +309,5 @@ fn write(dir: &Path, name: &str, tool: &str, steps: usize) {
         )
     };
     let steps: String = (0..steps).map(step).collect();
-    let text = format!("name: {name}\nversion: '1.0.0'\nplan:\n  steps:\n{steps}");
-    std::fs::write(dir.join(format!("{name}.yaml")), text).unwrap();
+    format!("name: {name}\nversion: '1.0.0'\nplan:\n  steps:\n{steps}")
 }

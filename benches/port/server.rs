@@ -15,7 +15,7 @@ use std::{
 use crate::{
     disk,
     kafka::Scratch,
-    load::{self, Outcome, Plan, Until, What},
+    load::{self, Goals, Outcome, Plan, Until, What},
     machine::{self, Cpu},
     postgres::Database,
     rows::Rows,
@@ -215,6 +215,15 @@ impl Server {
         load::run(self.runs_plan(workflow, connections, until))
     }
 
+    /// Sends goals over this many connections.
+    pub fn goals_plan(&self, goals: Goals, connections: usize, until: Until) -> Plan {
+        Plan {
+            connections,
+            what: What::Goals(goals),
+            ..self.plan(1, ENTITIES, until)
+        }
+    }
+
     /// The plan of such a load.
     pub fn runs_plan(&self, workflow: &'static str, connections: usize, until: Until) -> Plan {
         Plan {
@@ -357,6 +366,9 @@ fn part(thread: &str) -> &'static str {
         t if t.starts_with("lane-admissi") => "admission",
         t if t.starts_with("lane-saga") => "saga",
         t if t.starts_with("effect-worker") => "workers: records",
+        t if t.starts_with("effect-planner") => "planner: requests",
+        "plans" => "planner: cached plans",
+        t if t.starts_with("embed") => "embedder",
         t if t.starts_with("project") => "projector",
         t if t.starts_with("fjall") || t.starts_with("log-upkeep") => "log: upkeep",
         t if t.starts_with("rdk") => "librdkafka",

@@ -117,6 +117,9 @@ pub struct FoundPlan {
     /// The source of that entry's plan: that under which it is cached again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// That entry was written so recently that a success of the run does not write it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
     /// Steps that need a person's approval, with the codes of the reasons.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub red: BTreeMap<String, Vec<String>>,
@@ -132,6 +135,7 @@ impl FoundPlan {
             template: found.template.clone(),
             entry: found.entry.clone(),
             origin: found.origin.clone(),
+            fresh: found.fresh,
             red: found.red.clone(),
             flagged: found.flagged,
         }
@@ -142,6 +146,7 @@ impl FoundPlan {
         template: None,
         entry: None,
         origin: None,
+        fresh: false,
         red: BTreeMap::new(),
         flagged: false,
     };

@@ -6,6 +6,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Inner,
+    entry::Entry,
     goal::Goal,
     llm::answer::{Made, check},
     lookup::{Choice, LookupResult},
@@ -34,6 +35,10 @@ const FLAGGED: &str =
 /// A language model did not answer, or its plan was not valid.
 const PLANNER_UNAVAILABLE: &str = "planner_unavailable";
 
+/// How long a success does not write an entry again, in milliseconds, and at most this part of its life.
+const FRESH_MS: i64 = 60_000;
+const TTL_PART: i64 = 64;
+
 /// An answer, and what else was learned.
 pub(super) struct Answered {
     pub(super) answer: PlanAnswer,
@@ -54,7 +59,11 @@ impl Inner {
         let mut answered = match found.choice.take() {
             Some(choice) => {
                 self.saved.saved();
-                let answer = chosen(choice, request);
+                let fresh = choice
+                    .entry
+                    .as_ref()
+                    .is_some_and(|entry| self.is_fresh(entry));
+                let answer = chosen(choice, request, fresh);
                 Answered {
                     answer,
                     label: None,
@@ -96,6 +105,12 @@ impl Inner {
         }
         count(&answered.answer);
         answered
+    }
+
+    /// Whether an entry was written recently. Otherwise every hit would write it, and every node would take it in, only for a later end.
+    fn is_fresh(&self, entry: &Entry) -> bool {
+        let again = FRESH_MS.min(self.table.ttl_ms() / TTL_PART);
+        self.clock.now().0.saturating_sub(entry.at.0) < again
     }
 
     /// Lets the guardian's language model look at the goal. `true`: a person has to approve the run.
@@ -272,8 +287,8 @@ pub(super) fn no_plan(request: u64, message: String) -> PlanAnswer {
     }
 }
 
-/// The answer with a plan that was found.
-fn chosen(choice: Choice, request: u64) -> PlanAnswer {
+/// The answer with a plan that was found. `fresh`: its entry need not be written again.
+fn chosen(choice: Choice, request: u64, fresh: bool) -> PlanAnswer {
     let Some(planned) = planned(choice.source, choice.hash, &choice.plan) else {
         return no_plan(request, "the plan cannot be written".to_owned());
     };
@@ -286,6 +301,7 @@ fn chosen(choice: Choice, request: u64) -> PlanAnswer {
             params: choice.params,
             template: Some(choice.template),
             origin: entry.map(|entry| entry.cached.source.clone()),
+            fresh,
             entry: entry.map(|entry| entry.id.clone()),
             score: Some(choice.score),
             red: choice.red,

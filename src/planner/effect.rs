@@ -10,7 +10,7 @@ use std::{
 use super::{
     NAME, Planner,
     answer::{Answered, no_plan},
-    answered::is_answered,
+    answered::Answers,
     goal::Goal,
 };
 use crate::{
@@ -52,7 +52,7 @@ pub struct EffectParts {
 pub(super) struct Planning {
     planner: Planner,
     controls: Arc<Controls>,
-    log: Arc<dyn Log>,
+    answers: Arc<Answers>,
     appends: Appends,
     commands: Arc<str>,
     plans: Arc<str>,
@@ -79,7 +79,7 @@ impl Planning {
         Self {
             planner,
             controls: parts.controls,
-            log: Arc::clone(log),
+            answers: Arc::new(Answers::new(log, &names.commands)),
             appends: Appends::start(log, PLAN_ANSWER_APPENDS.counter(&[])),
             commands: Arc::clone(&names.commands),
             plans: Arc::clone(&names.plans),
@@ -158,9 +158,8 @@ impl Planning {
     }
 
     async fn answered(&self, request: &PlanRequest) -> bool {
-        let (log, commands) = (Arc::clone(&self.log), Arc::clone(&self.commands));
-        let request = request.clone();
-        let looking = move || is_answered(&log, &commands, &request);
+        let (answers, request) = (Arc::clone(&self.answers), request.clone());
+        let looking = move || answers.have(&request);
         match tokio::task::spawn_blocking(looking).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(error)) => {

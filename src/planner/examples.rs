@@ -215,9 +215,9 @@ impl Head {
             near.copied().partition(|(example, _)| own(example));
         // Examples of a workflow use different verbs: one that the goal fits is enough.
         let fits =
-            |(example, _): &&(&Example, f64)| check_gates(&of_goal, &example.profile).is_ok();
+            |(example, _): &&(&Example, f64)| check_gates(&of_goal, &example.profile).is_empty();
         let Some((fitting, similarity)) = supporting.iter().find(fits).copied() else {
-            let gate = check_gates(&of_goal, &nearest.profile).err();
+            let gate = check_gates(&of_goal, &nearest.profile).first();
             return no(gate.map_or("gates", Gate::name));
         };
         let like: Vec<_> = supporting.iter().map(|(e, _)| &e.profile).collect();
@@ -228,8 +228,9 @@ impl Head {
             support: (supporting.len() - 1).saturating_sub(opposing.len()),
             unknown_words: unexplained(&of_goal, &like),
             missing_words: unexplained(&fitting.profile, &[&of_goal]),
+            ..Evidence::of_similarity(similarity)
         };
-        if evidence.logit() < LOGIT_MIN {
+        if evidence.logit_of_neighbours() < LOGIT_MIN {
             return no("uncertain");
         }
         Ok(Match {

@@ -230,9 +230,7 @@ impl Planner {
         if needed {
             PartStatus::degraded(format!("only goals with the same words are found: {why}"))
         } else {
-            PartStatus::ok(
-                "not in use: there are no examples of workflows, language models or cached plans",
-            )
+            PartStatus::ok("")
         }
     }
 

@@ -296,6 +296,7 @@ impl State {
             at: record.at,
             hash: entry.cached.hash.clone(),
             shape: shape_of(&entry.plan, &entry.cached.slots),
+            family: tools_of(&entry.plan),
             red: entry.is_red(catalog, bounds),
             fixed: entry.fixed(),
             vector: None,
@@ -381,6 +382,17 @@ pub(super) fn shape_of(plan: &Value, slots: &BTreeMap<String, Value>) -> String 
         }
     }
     jcs::canonical(&shape(plan, &slots))
+}
+
+/// The tools of a plan's steps, sorted.
+fn tools_of(plan: &Value) -> String {
+    let steps = plan.get("steps").and_then(Value::as_array);
+    let steps = steps.into_iter().flatten();
+    let mut tools: Vec<_> = steps
+        .filter_map(|step| step.get("tool")?.as_str())
+        .collect();
+    tools.sort_unstable();
+    tools.join(" ")
 }
 
 /// Between the parts of a key.

@@ -4,12 +4,16 @@
 use std::{path::PathBuf, sync::Arc};
 
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 #[cfg(feature = "embed")]
 use crate::embed::Embedder;
 
 /// The number of texts of a call, so that calls of others are not held up.
 const TEXTS: usize = 64;
+/// The number of goals that wait for the embedder at the same time: half of its queue. The others wait here, where they are neither
+/// refused nor have a deadline, so that a burst of goals is slow and not without plans.
+const GOALS: usize = 512;
 
 /// The vector of a text, of length 1.
 pub type Vector = Arc<[f32]>;
@@ -27,6 +31,7 @@ struct Inner {
     /// `None`: the model is never loaded.
     folder: Option<PathBuf>,
     model: RwLock<Model>,
+    turns: Semaphore,
 }
 
 enum Model {
@@ -48,6 +53,7 @@ impl Vectors {
         Self(Arc::new(Inner {
             folder,
             model: RwLock::new(Model::Missing(why.to_owned())),
+            turns: Semaphore::new(GOALS),
         }))
     }
 
@@ -113,8 +119,10 @@ impl Vectors {
         Err(NoVectors(self.missing().unwrap_or_default()))
     }
 
-    /// The vector of a text.
+    /// The vector of a goal's text. Goals that come at the same time share batches, and wait for their turn if they are many.
     pub async fn one(&self, text: &str) -> Result<Vector, NoVectors> {
+        let turn = self.0.turns.acquire().await;
+        let _turn = turn.map_err(|error| NoVectors(error.to_string()))?;
         let vectors = self.of(&[text]).await?;
         let one = vectors.into_iter().next();
         one.ok_or_else(|| NoVectors("the embedder gave no vector".to_owned()))

@@ -74,6 +74,9 @@ pub enum RiskLane {
     Blocked,
 }
 
+/// The reason of an approval that is needed because the goal may be a prompt injection.
+pub const INJECTION_SUSPECTED: &str = "injection_suspected";
+
 /// A request for a decision by a person.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ApprovalRequest {
@@ -99,6 +102,15 @@ pub struct ApprovalRequest {
     pub requested_at: Millis,
     /// When it expires.
     pub expires_at: Millis,
+}
+
+impl ApprovalRequest {
+    /// Whether it is needed because the goal may be a prompt injection.
+    pub fn suspects_injection(&self) -> bool {
+        self.reasons
+            .iter()
+            .any(|reason| reason == INJECTION_SUSPECTED)
+    }
 }
 
 /// What was decided.
@@ -303,6 +315,9 @@ pub struct Found {
     /// The source of that entry's plan: that under which it is cached again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// That entry was written so recently that a success of the run does not write it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
     /// How similar the goal is to that of the entry or the example, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,

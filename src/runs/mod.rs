@@ -29,7 +29,7 @@ pub use self::{
     error::StepError,
     event::{
         ApprovalKind, ApprovalRequest, CallKind, CompensationResult, Decided, Decision, Event,
-        Found, PlanReady, RiskLane, RunError, Started, WorkflowVersion, given,
+        Found, INJECTION_SUSPECTED, PlanReady, RiskLane, RunError, Started, WorkflowVersion, given,
     },
     guardian::{GuardianReport, GuardianVerdict, placeholders},
     history::RunRecord,

@@ -18,6 +18,7 @@ impl Run {
                 if request.kind == ApprovalKind::Plan {
                     // An answer to the request comes too late.
                     self.goal.close_request();
+                    self.goal.flagged |= request.suspects_injection();
                 }
                 let mut request = (**request).clone();
                 request.expires_at = self.on_run_clock(request.expires_at, at);

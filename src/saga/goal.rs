@@ -11,8 +11,6 @@ use crate::base::clock::Millis;
 pub(super) const NO_PLAN: &str = "no_plan";
 /// The maximum number of requests.
 pub(super) const REQUESTS_MAX: u32 = 3;
-/// The reason of an approval of a run that may begin only after a person has read the goal.
-pub(super) const INJECTION_SUSPECTED: &str = "injection_suspected";
 /// The reason of an approval that the requester's API key demands.
 pub(super) const REQUIRED_BY_KEY: &str = "required_by_key";
 

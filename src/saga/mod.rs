@@ -35,7 +35,8 @@ mod tests;
 pub use bugs::{Bug, plant};
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};
 pub use decide::{
-    CallResult, Effects, Env, Hold, Input, NewPlan, Outcome, Refusal, decide, start, start_goal,
+    CallResult, Effects, Env, Hold, Input, NewPlan, Outcome, Refusal, Unplanned, decide, start,
+    start_goal,
 };
 pub use followers::{Answer, Follower, Followers, Notice};
 pub use inspect::{Claimable, CompensationState, Execution};

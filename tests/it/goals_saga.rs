@@ -25,6 +25,7 @@ on_both_logs!(
     a_second_plan_changes_nothing,
     a_plan_that_cannot_run_is_none,
     a_cached_plan_that_fails_is_forgotten,
+    a_fresh_entry_is_not_written_again,
     requests_wait_for_the_kill_switch,
     a_flagged_goal_waits_for_a_person,
     a_plan_over_kafka_is_refused,
@@ -262,6 +263,33 @@ fn a_cached_plan_that_fails_is_forgotten(test_log: TestLog) {
         (records[0].0.as_bytes(), &records[0].1),
         (&forgotten[..], &None)
     );
+}
+
+fn a_fresh_entry_is_not_written_again(test_log: TestLog) {
+    let sagas = Processor::start(&test_log);
+    let plan = json!({ "steps": [{ "id": "a", "tool": "noop" }] });
+    for (number, fresh) in [true, false].into_iter().enumerate() {
+        let (run, start) = goal(&number.to_string(), "Go", &json!({}));
+        sagas.send(&start);
+        let asked = requests(&*sagas.log, &sagas.names, number + 1);
+        let asked = asked.iter().find(|asked| asked.run_id == run).unwrap();
+        let mut found = plans(asked, &plan, &[]);
+        found.found.entry = Some("entry".into());
+        found.found.template = Some(format!("Go {number}"));
+        found.found.fresh = fresh;
+        sagas.send(&answer(asked, &found));
+        let history = sagas.history_until(&run, "run_succeeded");
+        assert_eq!(
+            of_type(&history, "plan_ready")["fresh"] == true,
+            fresh,
+            "{history:?}"
+        );
+    }
+    let records = cached(&*sagas.log, &sagas.names, 1);
+    let templates = records
+        .iter()
+        .map(|(_, entry)| &*entry.as_ref().unwrap().template);
+    assert_eq!(templates.collect::<Vec<_>>(), ["Go 1"]);
 }
 
 fn requests_wait_for_the_kill_switch(test_log: TestLog) {

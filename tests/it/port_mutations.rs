@@ -96,7 +96,9 @@ impl Target {
             "/v1/topics" => &["partition_count"],
             // All whole ones are the same.
             path if path.starts_with("/v1/hooks/") => &["idempotency_in_flight"],
-            path if path.ends_with("/retry") => &["postgres_unavailable"],
+            path if path.ends_with("/retry") || path.ends_with("/feedback") => {
+                &["postgres_unavailable"]
+            }
             path if path.starts_with("/v1/approvals/") => &["approval_not_open", "run_ended"],
             path if path.starts_with("/v1/runs/") => &[
                 "run_ended",

@@ -93,7 +93,7 @@ fn commands_work_with_and_without_a_running_node() {
     }
     let lag = bench.json(&["lag"]);
     let items = lag["items"].as_array().unwrap();
-    assert_eq!(items.len(), 3 * 8, "of admission, saga, workers");
+    assert_eq!(items.len(), 4 * 8, "of admission, planner, saga, workers");
     assert_eq!(
         items[3],
         json!({ "processor": "admission", "partition": 3, "records": 0, "age_s": 0.0 })

@@ -34,6 +34,11 @@ impl Exact {
     fn row(&self, at: usize) -> &[Lane] {
         &self.rows[at * LANES..(at + 1) * LANES]
     }
+
+    /// The vector of an entry, if it is known.
+    pub(super) fn vector(&self, id: u32) -> Option<&[Lane]> {
+        Some(self.row(*self.places.get(&id)?))
+    }
 }
 
 impl VectorIndex for Exact {

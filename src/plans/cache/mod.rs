@@ -8,6 +8,7 @@
 //! | `record` | what the records say |
 //! | `tenant` | the entries of a tenant, and what is derived from them |
 //! | `index`, `dot` | the nearest vectors |
+//! | `metric` | how a tenant's vectors are compared with the means of plans |
 //! | `lookup` | the stages of a look-up |
 //! | `gates` | what must be equal in two templates |
 //! | `evidence`, `belief` | how certain it is that a plan is right, and what labels teach about it |
@@ -18,6 +19,7 @@ mod evidence;
 mod gates;
 mod index;
 mod lookup;
+mod metric;
 mod record;
 mod tenant;
 #[cfg(test)]
@@ -30,7 +32,7 @@ pub use self::{
     belief::{Belief, Tally, logistic, logit},
     dot::DIMENSIONS,
     evidence::Evidence,
-    gates::{Gate, Profile, check as check_gates, unexplained},
+    gates::{Closed, Gate, Profile, check as check_gates, same_phrases, unexplained},
     index::{Exact, VectorIndex},
     lookup::{Hit, Lookup, NearMiss, Query, Stage, Verdict},
     record::{CacheRecord, EntryRecord, LabelRecord},
@@ -118,7 +120,7 @@ impl<P> Cache<P> {
             .slot(entry)
             .filter(|slot| tenant.get(*slot).is_some_and(|known| known.entry.is_some()));
         if let Some(slot) = slot {
-            tenant.index.insert(slot, vector);
+            tenant.set_vector(slot, Some(vector));
         }
         slot.is_some()
     }

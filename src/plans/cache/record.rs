@@ -26,6 +26,9 @@ pub struct EntryRecord<P> {
     pub hash: String,
     /// The shape of the plan: entries whose plans have the same shape learn from each other's labels.
     pub shape: String,
+    /// What the plan does, whatever its slots (the names of its tools or its workflow): an entry of the same family with other slots is
+    /// no competitor.
+    pub family: String,
     /// Whether the plan has steps of lane RED: a hit needs more certainty.
     pub red: bool,
     /// Slots that the plan does not read, by name (`NUMBER_1`), and their values: they are written in the plan itself, so the plan serves

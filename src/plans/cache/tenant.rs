@@ -10,9 +10,11 @@ use serde_json::Value;
 use super::{
     Settings,
     belief::Tally,
+    dot::{DIMENSIONS, Lane, lanes},
     evidence::Evidence,
     gates::Profile,
     index::{Exact, VectorIndex},
+    metric::{Metric, White},
     record::{EntryRecord, LabelRecord},
 };
 
@@ -27,6 +29,8 @@ pub struct Entry<P> {
     pub hash: String,
     /// The shape of its plan.
     pub shape: Arc<str>,
+    /// What its plan does, whatever the slots.
+    pub family: Arc<str>,
     /// Whether its plan has steps of lane RED.
     pub red: bool,
     /// The payload of its record.
@@ -68,7 +72,10 @@ pub(super) struct Tenant<P> {
     /// Entries by template, and by the templates of their aliases.
     by_key: HashMap<String, Vec<u32>>,
     oldest: BTreeSet<(i64, u32)>,
-    pub(super) index: Box<dyn VectorIndex>,
+    pub(super) index: Exact,
+    pub(super) metric: Metric,
+    /// Entries with a vector, and plans of at least one of them.
+    vectors: (usize, usize),
     /// The labels of all entries, and of those with the same shape.
     pub(super) tally: Tally,
     pub(super) shapes: HashMap<Arc<str>, Shape>,
@@ -79,6 +86,32 @@ pub(super) struct Tenant<P> {
 pub(super) struct Shape {
     entries: usize,
     pub(super) tally: Tally,
+    pub(super) mean: Mean,
+}
+
+/// The mean of the vectors of a shape.
+#[derive(Default)]
+pub(super) struct Mean {
+    /// How many there are.
+    pub(super) count: usize,
+    sum: Vec<f32>,
+    /// In the coordinates of the tenant's metric. `None`: there is one vector at most.
+    pub(super) white: Option<Box<White>>,
+}
+
+impl Mean {
+    fn add(&mut self, vector: &[Lane], sign: f32) {
+        self.sum.resize(DIMENSIONS, 0.0);
+        let vector = vector.iter().flat_map(|lane| lane.0);
+        self.sum
+            .iter_mut()
+            .zip(vector)
+            .for_each(|(sum, x)| *sum += sign * x);
+    }
+
+    fn whiten(&mut self, metric: &Metric) {
+        self.white = (self.count > 1).then(|| Box::new(metric.white(&lanes(&self.sum))));
+    }
 }
 
 impl<P> Known<P> {
@@ -116,7 +149,9 @@ impl<P> Default for Tenant<P> {
             by_id: HashMap::new(),
             by_key: HashMap::new(),
             oldest: BTreeSet::new(),
-            index: Box::new(Exact::default()),
+            index: Exact::default(),
+            metric: Metric::default(),
+            vectors: (0, 0),
             tally: Tally::default(),
             shapes: HashMap::new(),
         }
@@ -206,6 +241,66 @@ impl<P> Tenant<P> {
         known.tally = tally;
     }
 
+    /// Sets or removes the vector of a slot.
+    pub(super) fn set_vector(&mut self, slot: u32, vector: Option<&[f32]>) {
+        self.count_vector(slot, false);
+        match vector {
+            Some(vector) => self.index.insert(slot, vector),
+            None => self.index.remove(slot),
+        }
+        self.count_vector(slot, true);
+        self.fit();
+    }
+
+    /// Counts the vector of a slot in the mean of its shape, or takes it out.
+    fn count_vector(&mut self, slot: u32, counts: bool) {
+        let known = self.slots.get(slot as usize).and_then(Option::as_ref);
+        let entry = known.and_then(|known| known.entry.as_ref());
+        let Some((entry, vector)) = entry.zip(self.index.vector(slot)) else {
+            return;
+        };
+        let Some(shape) = self.shapes.get_mut(&entry.shape) else {
+            return;
+        };
+        let mean = &mut shape.mean;
+        let (entries, plans) = &mut self.vectors;
+        if counts {
+            mean.add(vector, 1.0);
+            mean.count += 1;
+            *entries += 1;
+            *plans += usize::from(mean.count == 1);
+        } else {
+            mean.add(vector, -1.0);
+            mean.count -= 1;
+            if mean.count == 0 {
+                mean.sum.clear();
+            }
+            *entries -= 1;
+            *plans -= usize::from(mean.count == 0);
+        }
+        mean.whiten(&self.metric);
+    }
+
+    /// Fits the metric anew where the entries have changed much.
+    fn fit(&mut self) {
+        let (entries, plans) = self.vectors;
+        if !self.metric.is_due(entries - plans) {
+            return;
+        }
+        let slots = self.slots.iter().enumerate();
+        let known =
+            slots.filter_map(|(slot, known)| Some((slot as u32, known.as_ref()?.entry.as_ref()?)));
+        let differences = known.filter_map(|(slot, entry)| {
+            let mean = &self.shapes.get(&entry.shape)?.mean;
+            let vector = self.index.vector(slot)?;
+            (mean.count > 1).then_some((vector, &mean.sum[..], mean.count))
+        });
+        self.metric.fit(entries - plans, differences);
+        for shape in self.shapes.values_mut() {
+            shape.mean.whiten(&self.metric);
+        }
+    }
+
     /// Changes what is known under an id, which may be new.
     fn change(&mut self, id: &str, change: impl FnOnce(&mut Known<P>)) -> u32 {
         let slot = self.slot(id).unwrap_or_else(|| {
@@ -225,11 +320,13 @@ impl<P> Tenant<P> {
             self.by_id.insert(id.to_owned(), slot);
             slot
         });
+        self.count_vector(slot, false);
         self.withdraw(slot);
         if let Some(known) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
             change(known);
         }
         self.settle(slot);
+        self.count_vector(slot, true);
         slot
     }
 
@@ -248,6 +345,7 @@ impl<P> Tenant<P> {
             at: record.at,
             hash: record.hash,
             shape,
+            family: record.family.into(),
             red: record.red,
             fixed: record.fixed,
             payload: record.payload,
@@ -257,9 +355,9 @@ impl<P> Tenant<P> {
             known.entry = Some(entry);
         });
         if let Some(vector) = record.vector {
-            self.index.insert(slot, &vector);
+            self.set_vector(slot, Some(&vector));
         } else if other_template {
-            self.index.remove(slot);
+            self.set_vector(slot, None);
         }
         self.bound(settings);
     }
@@ -299,7 +397,7 @@ impl<P> Tenant<P> {
         let Some(slot) = self.slot(id) else {
             return;
         };
-        self.index.remove(slot);
+        self.set_vector(slot, None);
         self.change(id, |known| known.entry = None);
     }
 
@@ -330,7 +428,7 @@ impl<P> Tenant<P> {
 
     /// Removes a slot with its labels.
     fn remove(&mut self, slot: u32) {
-        self.index.remove(slot);
+        self.set_vector(slot, None);
         self.withdraw(slot);
         if let Some(known) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) {
             known.entry = None;

@@ -35,6 +35,7 @@ fn entry(template: &str) -> EntryRecord<u32> {
         at: 0,
         hash: format!("plan of {template}"),
         shape: format!("plan of {template}"),
+        family: String::new(),
         red: false,
         fixed: BTreeMap::new(),
         vector: Some(vector(1.0, 0)),

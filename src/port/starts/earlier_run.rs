@@ -17,6 +17,8 @@ pub(crate) struct EarlierRun {
     pub(super) plan: Option<Box<PlanReady>>,
     /// What the guardian found in the goal.
     pub(super) guardian: Option<Box<GuardianReport>>,
+    /// Whether a person had to approve the run because the goal may be a prompt injection.
+    pub(super) flagged: bool,
     steps: BTreeMap<String, Step>,
     /// Steps whose compensations failed, in the order of failure.
     not_undone: Vec<String>,
@@ -34,6 +36,7 @@ pub(crate) struct EarlierRunReader {
     started: Option<Box<Started>>,
     plan: Option<Box<PlanReady>>,
     guardian: Option<Box<GuardianReport>>,
+    flagged: bool,
     steps: BTreeMap<String, Step>,
     not_undone: Vec<String>,
     error: Option<StepError>,
@@ -72,7 +75,13 @@ impl EarlierRunReader {
         match event {
             Event::RunStarted(started) => self.started = Some(started),
             Event::GuardianChecked(report) => self.guardian = Some(report),
-            Event::PlanReady(plan) => self.plan = Some(plan),
+            Event::PlanReady(plan) => {
+                self.flagged |= plan.found.flagged;
+                self.plan = Some(plan);
+            }
+            Event::ApprovalRequested(request) => {
+                self.flagged |= request.suspects_injection();
+            }
             Event::StepScheduled { step_id, input, .. } => {
                 self.step(&step_id).input = Some(input);
             }
@@ -139,6 +148,7 @@ impl EarlierRunReader {
             started,
             plan: self.plan,
             guardian: self.guardian,
+            flagged: self.flagged,
             steps: self.steps,
             not_undone: self.not_undone,
             error: self.error,

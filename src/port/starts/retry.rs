@@ -203,16 +203,17 @@ impl RetryRequest<'_> {
         Some(again.unwrap_or_else(|_| sealed.to_owned()))
     }
 
-    /// The steps of a planner's plan that need approval need it again. A person's plan has none.
+    /// The steps of a planner's plan that need approval need it again; a person's plan has none. So does the run of a goal that a language
+    /// model has flagged, with any plan.
     fn found(&self) -> Option<Box<FoundPlan>> {
-        let plan = self.earlier.plan.as_ref()?;
-        let kept = self.retry.plan.is_none() && !plan.found.red.is_empty();
-        kept.then(|| {
-            Box::new(FoundPlan {
-                red: plan.found.red.clone(),
-                ..FoundPlan::default()
-            })
-        })
+        let plan = self.earlier.plan.as_ref();
+        let own = plan.filter(|_| self.retry.plan.is_none());
+        let found = FoundPlan {
+            red: own.map(|plan| plan.found.red.clone()).unwrap_or_default(),
+            flagged: self.earlier.flagged,
+            ..FoundPlan::default()
+        };
+        (found != FoundPlan::NONE).then(|| Box::new(found))
     }
 
     /// What the guardian found in the goal. A denied goal had no plan: the run repeats it with the plan of a person, and needs approval.

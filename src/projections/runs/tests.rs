@@ -189,7 +189,7 @@ impl Pair {
     fn plan(&mut self, number: u32) {
         let request = self.requests[number as usize / 4 % self.requests.len()];
         let outcome = if number.is_multiple_of(3) {
-            Err(StepError::new("no_plan", "there is none"))
+            Err(Box::new(StepError::new("no_plan", "there is none").into()))
         } else {
             Ok(Box::new(new_plan()))
         };

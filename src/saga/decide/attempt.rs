@@ -4,15 +4,15 @@ use serde_json::Value;
 
 use super::Turn;
 use crate::runs::{
-    ApprovalKind, ApprovalRequest, CallKind, DEPTH_MAX, Event, Json, RiskLane, StepError,
-    Unreadable,
+    ApprovalKind, ApprovalRequest, CallKind, DEPTH_MAX, Event, INJECTION_SUSPECTED, Json, RiskLane,
+    StepError, Unreadable,
 };
 use crate::{
     base::clock::Millis,
     plans::{Builtin, Context, RENDERED_MAX, RenderError, Tool, Worker, jcs},
     saga::{
         compiled::{CompiledStep, Input},
-        goal::{INJECTION_SUSPECTED, REQUIRED_BY_KEY},
+        goal::REQUIRED_BY_KEY,
         risk,
         run::{Phase, StepState, UndoPhase},
     },

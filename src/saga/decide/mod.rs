@@ -33,8 +33,8 @@ use super::{
     run::Run,
 };
 use crate::runs::{
-    CallKind, Decision, Event, GuardianReport, GuardianVerdict, Json, PlanReady, RunError, Started,
-    StepError,
+    CallKind, Decision, Event, Found, GuardianReport, GuardianVerdict, Json, PlanReady, RunError,
+    Started, StepError,
 };
 use crate::{base::clock::Millis, plans::Tool};
 
@@ -101,7 +101,7 @@ pub enum Input {
         /// The `seq` of the record `plan_requested`.
         request: u64,
         /// The plan, or why there is none.
-        outcome: Result<Box<NewPlan>, StepError>,
+        outcome: Result<Box<NewPlan>, Box<Unplanned>>,
     },
     /// A person has decided.
     Decision {
@@ -162,6 +162,22 @@ pub struct NewPlan {
     pub compiled: Arc<CompiledPlan>,
     /// Its record in the history.
     pub ready: PlanReady,
+}
+
+/// A goal for which no plan was found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Unplanned {
+    /// Why.
+    pub error: StepError,
+    /// What the planner found out.
+    pub found: Found,
+}
+
+impl From<StepError> for Unplanned {
+    fn from(error: StepError) -> Self {
+        let found = Found::default();
+        Self { error, found }
+    }
 }
 
 impl PartialEq for NewPlan {

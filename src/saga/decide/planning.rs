@@ -2,13 +2,15 @@
 
 use serde_json::json;
 
-use super::{NewPlan, Turn};
-use crate::runs::{ApprovalKind, ApprovalRequest, Event, Json, RiskLane, StepError};
+use super::{NewPlan, Turn, Unplanned};
+use crate::runs::{
+    ApprovalKind, ApprovalRequest, Event, INJECTION_SUSPECTED, Json, RiskLane, StepError,
+};
 use crate::{
     plans::jcs,
     saga::{
         bugs::{Bug, planted},
-        goal::{INJECTION_SUSPECTED, NO_PLAN, REQUESTS_MAX},
+        goal::{NO_PLAN, REQUESTS_MAX},
         risk,
     },
 };
@@ -24,7 +26,7 @@ impl Turn<'_> {
             self.emit(Event::PlanRequested);
         } else if overdue {
             let message = "no planner has answered in time";
-            self.ask_for_plan(StepError::new(NO_PLAN, message));
+            self.ask_for_plan(StepError::new(NO_PLAN, message).into());
         }
     }
 
@@ -39,18 +41,26 @@ impl Turn<'_> {
             && !self.stays_queued()
     }
 
-    /// A planner has answered. Only the first answer to the last request counts.
-    pub(super) fn plan_answered(&mut self, request: u64, outcome: Result<Box<NewPlan>, StepError>) {
+    /// A planner has answered. While a plan is awaited, the first plan counts, also one for an earlier request; that there is none counts
+    /// only as the answer to the last request.
+    pub(super) fn plan_answered(
+        &mut self,
+        request: u64,
+        outcome: Result<Box<NewPlan>, Box<Unplanned>>,
+    ) {
         let run = &self.run;
         let second = planted(Bug::SecondPlanReplaces) && outcome.is_ok();
-        let expected = run.goal.request == Some(request) || second;
+        let open = run.goal.request;
+        let awaited =
+            open.is_some_and(|open| request == open || (request < open && outcome.is_ok()));
+        let expected = awaited || second;
         if run.end.is_some() || run.ending.is_some() || !expected {
             self.effects.ignored = true;
             return;
         }
         match outcome {
             Ok(plan) => self.take_plan(*plan),
-            Err(error) => self.ask_for_plan(error),
+            Err(unplanned) => self.ask_for_plan(*unplanned),
         }
     }
 
@@ -61,11 +71,21 @@ impl Turn<'_> {
     }
 
     /// Requests a plan from a person.
-    fn ask_for_plan(&mut self, error: StepError) {
-        let input = json!({
+    fn ask_for_plan(&mut self, unplanned: Unplanned) {
+        let Unplanned { error, found } = unplanned;
+        let mut input = json!({
             "goal": self.run.started.goal,
             "error": { "code": error.code, "message": error.message },
         });
+        if let Some(lookup) = &found.lookup {
+            input["lookup"] = lookup.value();
+        }
+        if let Some(cost) = &found.cost {
+            input["cost"] = cost.value();
+        }
+        if !found.degraded.is_empty() {
+            input["degraded"] = found.degraded.into();
+        }
         let mut request = ApprovalRequest {
             kind: ApprovalKind::Plan,
             step_id: None,
@@ -78,7 +98,7 @@ impl Turn<'_> {
             requested_at: self.env.now,
             expires_at: self.after(self.env.approval_expiry_ms),
         };
-        if self.run.goal.flagged {
+        if self.run.goal.flagged || found.flagged {
             request.lane = RiskLane::Red;
             request.risk_score = request.risk_score.max(risk::RED);
             request.reasons.push(INJECTION_SUSPECTED.to_owned());

@@ -19,11 +19,12 @@ use crate::{
         start::{FoundPlan, RECORD_MAX, Start, WorkflowVersion},
     },
     log::topics::Names,
+    plans::shape::generalise,
     runs::{
         self, CachedPlan, DEPTH_MAX, ENTRY, Event, Found, Json, PlanInputs, PlanRecord,
         PlanRequest, StepError, entry_id, placeholders,
     },
-    saga::{Input, NewPlan, Refusal, goal::NO_PLAN},
+    saga::{Input, NewPlan, Refusal, Unplanned, goal::NO_PLAN},
     stream::{Context, Failure, Rejected},
 };
 
@@ -121,7 +122,7 @@ impl Arriving<'_> {
         &self,
         mut start: Start,
         answer: PlanAnswer,
-    ) -> (Result<Box<NewPlan>, StepError>, Option<Arrived>) {
+    ) -> (Result<Box<NewPlan>, Box<Unplanned>>, Option<Arrived>) {
         let mut found = answer.found;
         found.slots = slots(&start, found.slots);
         let (Some(planned), None) = (answer.planned, &answer.error) else {
@@ -130,39 +131,37 @@ impl Arriving<'_> {
                 let message = "the planner's answer has neither a plan nor an error";
                 (NO_PLAN.to_owned(), message.to_owned())
             });
-            let arrived = self.without_plan(start, found.slots, found.template);
-            return (Err(StepError::new(code, message)), arrived);
+            let arrived = self.without_plan(start, &found);
+            let error = StepError::new(code, message);
+            return (Err(Box::new(Unplanned { error, found })), arrived);
         };
         let of_goal = start.params.clone();
         start.plan = Some(planned);
         (start.workflow, start.tools) = (answer.workflow, answer.tools);
         start.slots.clone_from(&found.slots);
         start.found = Some(Box::new(FoundPlan::of(&found)));
-        let taken =
-            set_params(&mut start, found.params.as_ref()).and_then(|()| self.taken(&start, found));
+        let taken = set_params(&mut start, found.params.as_ref())
+            .and_then(|()| self.taken(&start, found.clone()));
         match taken {
             Ok((new, arrived)) => (Ok(new), Some(arrived)),
             Err(unfit) => {
                 (start.params, start.plan, start.workflow) = (of_goal, None, None);
                 start.tools.clear();
-                let found = start.found.take().unwrap_or_default();
-                let slots = std::mem::take(&mut start.slots);
-                let arrived = self.without_plan(start, slots, found.template);
-                (Err(unfit.error()), arrived)
+                // It may be the template of a cache entry that the goal is only similar to.
+                found.template = None;
+                let arrived = self.without_plan(start, &found);
+                let error = unfit.error();
+                (Err(Box::new(Unplanned { error, found })), arrived)
             }
         }
     }
 
     /// What is known of the goal without a plan: a person's plan may use the slots, and is cached under the template.
-    fn without_plan(
-        &self,
-        mut start: Start,
-        slots: BTreeMap<String, Value>,
-        template: Option<String>,
-    ) -> Option<Arrived> {
-        start.slots = slots;
+    fn without_plan(&self, mut start: Start, found: &Found) -> Option<Arrived> {
+        start.slots.clone_from(&found.slots);
         start.found = Some(Box::new(FoundPlan {
-            template,
+            template: found.template.clone(),
+            flagged: found.flagged,
             ..FoundPlan::default()
         }));
         self.arrived(&start, None, true).ok()
@@ -176,18 +175,19 @@ impl Arriving<'_> {
         let known = start.found.take().unwrap_or_default();
         let before = std::mem::take(&mut start.slots);
         let slots = slots(&start, before);
+        let plan: Option<Value> = serde_json::from_str(decided.planned.steps.get()).ok();
+        // A plan with a day of its own is for this goal alone.
+        let lasts = plan.is_some_and(|plan| !generalise(&plan, &slots).dated);
         let found = Found {
             slots: slots.clone(),
-            template: known.template.clone(),
+            template: known.template.filter(|_| lasts),
+            flagged: known.flagged,
             ..Found::default()
         };
         start.plan = Some(decided.planned);
         (start.workflow, start.tools) = (None, decided.tools);
         start.slots = slots;
-        start.found = Some(Box::new(FoundPlan {
-            template: known.template,
-            ..FoundPlan::default()
-        }));
+        start.found = Some(Box::new(FoundPlan::of(&found)));
         self.taken(&start, found)
     }
 
@@ -257,10 +257,16 @@ fn set_params(start: &mut Start, params: Option<&Json>) -> Result<(), Unfit> {
 pub(super) fn concerned(about: &About, events: &[Event]) -> bool {
     events.iter().any(|event| match event {
         Event::PlanRequested => true,
-        Event::RunSucceeded { .. } => about.found().template.is_some(),
+        Event::RunSucceeded { .. } => cached_under(about).is_some(),
         Event::RunFailed { .. } | Event::RunDenied { .. } => about.found().entry.is_some(),
         _ => false,
     })
+}
+
+/// The template under which the plan is cached if the run succeeds. `None`: it is not, or it already is.
+fn cached_under(about: &About) -> Option<&String> {
+    let found = about.found();
+    found.template.as_ref().filter(|_| !found.fresh)
 }
 
 /// Writes the records for planners that follow from the events of a run: requests, and cached plans. `seq`: of the last event. `command`:
@@ -291,7 +297,7 @@ pub(super) fn write(
                 };
                 (&names.goals, request.encode())
             }
-            Event::RunSucceeded { .. } => match &about.found().template {
+            Event::RunSucceeded { .. } => match cached_under(about) {
                 Some(template) => {
                     let record = cached(about, &start, template, now.0);
                     (&names.plans, record.encode())

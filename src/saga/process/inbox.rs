@@ -159,7 +159,7 @@ fn run_input(command: &Command, ours: bool) -> Result<Option<RunInput>, Rejected
             answer.error = error;
             let input = Input::Plan {
                 request: answer.request,
-                outcome: Err(StepError::new(NO_PLAN, "")),
+                outcome: Err(Box::new(StepError::new(NO_PLAN, "").into())),
             };
             plan = Some(GivenPlan::Answer(Box::new(answer)));
             (plan::KIND, input)

@@ -179,10 +179,11 @@ fn a_plan_with_a_blocked_tool_is_denied() {
 }
 
 #[test]
-fn only_the_first_answer_to_the_last_request_counts() {
+fn only_the_first_answer_with_a_plan_counts() {
     let mut case = case();
     let plan = case.new_plan();
-    assert!(case.planned(1, Ok(plan.clone())).ignored);
+    // No such request was made.
+    assert!(case.planned(3, Ok(plan.clone())).ignored);
     assert!(!case.planned(2, Ok(plan.clone())).ignored);
     let second = case.planned(2, Ok(plan.clone()));
     assert!(second.ignored && second.events.is_empty());
@@ -313,8 +314,8 @@ fn a_lost_request_is_repeated_and_then_a_person_is_asked() {
     assert_eq!(case.history.len(), 4);
     case.wait(1);
     assert!(matches!(case.history[4].0, Event::PlanRequested));
-    let plan = case.new_plan();
-    assert!(case.planned(2, Ok(plan)).ignored, "it answers the first");
+    let none = StepError::new("no_plan", "there is none");
+    assert!(case.planned(2, Err(none)).ignored, "it answers the first");
     case.wait(10 * MINUTE);
     assert_eq!(case.run.status(), RunStatus::Planning);
     case.wait(10 * MINUTE);
@@ -328,6 +329,45 @@ fn a_lost_request_is_repeated_and_then_a_person_is_asked() {
         (ApprovalKind::Plan, &["no_plan".to_owned()][..])
     );
     assert_eq!(case.run.status(), RunStatus::WaitingApproval);
+}
+
+#[test]
+fn a_plan_counts_also_as_the_answer_to_an_earlier_request() {
+    let mut case = case();
+    case.wait(10 * MINUTE);
+    assert_eq!(case.types(), "run_started, plan_requested, plan_requested");
+    let plan = case.new_plan();
+    assert!(!case.planned(2, Ok(plan.clone())).ignored);
+    assert_eq!(case.run.status(), RunStatus::Running);
+    assert!(case.planned(3, Ok(plan)).ignored, "it has one");
+}
+
+#[test]
+fn a_goal_that_a_language_model_flags_needs_approval_with_a_persons_plan_too() {
+    let mut case = case();
+    let found = Found {
+        flagged: true,
+        degraded: vec!["planner_unavailable".into()],
+        ..Found::default()
+    };
+    let error = StepError::new("no_plan", "there is none");
+    let outcome = Err(Box::new(Unplanned { error, found }));
+    case.tell(Input::Plan {
+        request: 2,
+        outcome,
+    });
+    let (seq, request) = asked(&case);
+    assert_eq!(request.kind, ApprovalKind::Plan);
+    assert_eq!(request.reasons, ["no_plan", "injection_suspected"]);
+    assert_eq!(
+        request.input.value()["degraded"],
+        json!(["planner_unavailable"])
+    );
+    let plan = case.new_plan();
+    decide_plan(&mut case, seq, "boss", Some(plan));
+    let (_, request) = asked(&case);
+    assert_eq!(request.kind, ApprovalKind::Run);
+    assert_eq!(request.reasons, ["injection_suspected"]);
 }
 
 #[test]

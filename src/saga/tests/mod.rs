@@ -145,6 +145,7 @@ impl Case {
 
     /// A planner answers.
     fn planned(&mut self, request: u64, outcome: Result<Box<NewPlan>, StepError>) -> Effects {
+        let outcome = outcome.map_err(|error| Box::new(error.into()));
         self.tell(Input::Plan { request, outcome })
     }
 

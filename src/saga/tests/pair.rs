@@ -284,7 +284,7 @@ impl Pair {
         let outcome = if plans {
             Ok(self.case.new_plan())
         } else {
-            Err(StepError::new("no_plan", "there is none"))
+            Err(Box::new(StepError::new("no_plan", "there is none").into()))
         };
         let request = self.requests[number];
         let effects = self.tell(Input::Plan { request, outcome });

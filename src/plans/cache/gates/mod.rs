@@ -6,12 +6,13 @@
 
 mod lexicon;
 mod meanings;
+mod phrases;
 mod profile;
 mod verbs;
 mod words;
 
-pub use self::profile::Profile;
 use self::{lexicon::LEXICON, profile::PRONOUN, verbs::READ};
+pub use self::{phrases::same_phrases, profile::Profile};
 
 /// A gate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -49,26 +50,88 @@ impl Gate {
         }
     }
 
-    /// Whether the two templates mean different things for certain: they are no competitors of each other.
-    pub const fn is_reversal(self) -> bool {
+    /// Whether the two templates mean different things for certain.
+    const fn is_reversal(self) -> bool {
         matches!(self, Self::Contrast | Self::Negation | Self::Direction)
     }
 }
 
-/// Compares two templates. The first gate that is closed, if one is.
-pub fn check(one: &Profile, other: &Profile) -> Result<(), Gate> {
-    let gates = [
-        (Gate::Slots, one.slots == other.slots),
-        (Gate::Numbers, numbers(one, other)),
-        (Gate::Contrast, contrast(one, other)),
-        (Gate::Negation, one.negated == other.negated),
-        (Gate::Direction, direction(one, other)),
-        (Gate::Verb, verb(one, other)),
-        (Gate::Scope, scope(one, other)),
-        (Gate::Mood, mood(one, other)),
-    ];
-    let closed = gates.into_iter().find(|(_, open)| !open);
-    closed.map_or(Ok(()), |(gate, _)| Err(gate))
+/// Every gate, in the order in which they are named as a reason.
+const GATES: [Gate; 8] = [
+    Gate::Slots,
+    Gate::Numbers,
+    Gate::Contrast,
+    Gate::Negation,
+    Gate::Direction,
+    Gate::Verb,
+    Gate::Scope,
+    Gate::Mood,
+];
+
+/// Gates that one entry of a plan may open and another one for another gate: that goals of one plan differ in their verb shows that the
+/// plan does not depend on it.
+const LEARNABLE: [Gate; 4] = [Gate::Numbers, Gate::Verb, Gate::Scope, Gate::Mood];
+
+/// The gates that are closed between two templates.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Closed(u8);
+
+impl Closed {
+    const fn bit(gate: Gate) -> u8 {
+        1 << gate as u8
+    }
+
+    fn with(self, gate: Gate) -> Self {
+        Self(self.0 | Self::bit(gate))
+    }
+
+    /// Whether this gate is closed.
+    pub const fn has(self, gate: Gate) -> bool {
+        self.0 & Self::bit(gate) != 0
+    }
+
+    /// Whether no gate is closed.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// What is closed if entries of one plan are compared together: of [`LEARNABLE`] gates only those that are closed for all of them.
+    #[must_use]
+    pub fn together_with(self, others: impl Iterator<Item = Self>) -> Self {
+        let learnable = LEARNABLE
+            .iter()
+            .fold(0, |bits, gate| bits | Self::bit(*gate));
+        let always = others.fold(self.0, |bits, other| bits & other.0);
+        Self(self.0 & (always | !learnable))
+    }
+
+    /// The gate that is named as the reason.
+    pub fn first(self) -> Option<Gate> {
+        GATES.into_iter().find(|gate| self.has(*gate))
+    }
+
+    /// Whether the two templates mean different things for certain: they are no competitors of each other.
+    pub fn is_reversal(self) -> bool {
+        !self.has(Gate::Slots)
+            && !self.has(Gate::Numbers)
+            && self.first().is_some_and(Gate::is_reversal)
+    }
+}
+
+/// Compares two templates.
+pub fn check(one: &Profile, other: &Profile) -> Closed {
+    let is_open = |gate| match gate {
+        Gate::Slots => one.slots == other.slots,
+        Gate::Numbers => numbers(one, other),
+        Gate::Contrast => contrast(one, other),
+        Gate::Negation => one.negated == other.negated,
+        Gate::Direction => direction(one, other),
+        Gate::Verb => verb(one, other),
+        Gate::Scope => scope(one, other),
+        Gate::Mood => mood(one, other),
+    };
+    let closed = GATES.into_iter().filter(|gate| !is_open(*gate));
+    closed.fold(Closed::default(), Closed::with)
 }
 
 fn numbers(one: &Profile, other: &Profile) -> bool {
@@ -174,13 +237,13 @@ mod tests {
 
     fn gate(one: &str, other: &str) -> Option<Gate> {
         let (one, other) = (Profile::new(one), Profile::new(other));
-        let result = check(&one, &other).err();
+        let closed = check(&one, &other);
         assert_eq!(
-            result.is_some(),
-            check(&other, &one).is_err(),
+            closed.is_empty(),
+            check(&other, &one).is_empty(),
             "{one:?} {other:?}"
         );
-        result
+        closed.first()
     }
 
     /// Pairs as the gates see them: templates.

@@ -2,6 +2,7 @@
 
 use super::{
     lexicon::{self, LEXICON},
+    phrases::{Phrase, phrases},
     verbs::{Classes, PHRASES, READ},
     words::{Token, stem, tokens},
 };
@@ -44,6 +45,8 @@ pub struct Profile {
     pub(super) directed: Vec<(&'static str, String)>,
     /// Stems of the words that say something, verbs left out.
     pub(super) content: Vec<String>,
+    /// All that is said but politeness, phrase by phrase.
+    pub(super) phrases: Vec<Phrase>,
 }
 
 impl Profile {
@@ -54,6 +57,7 @@ impl Profile {
         let mut profile = Self {
             question: is_question(&tokens),
             caused: is_caused(&tokens),
+            phrases: phrases(&tokens),
             ..Self::default()
         };
         let mut role = "";

@@ -396,8 +396,9 @@ impl Model {
 
     /// A planner answers a request, by its index; false: the answer does not count.
     pub(super) fn planner(&mut self, request: usize, plans: bool) -> bool {
-        let last = self.request.is_some() && request + 1 == self.requests;
-        if !last || self.end.is_some() || self.ending.is_some() {
+        // A plan counts as long as one is awaited, that there is none only as the answer to the last request.
+        let counts = self.request.is_some() && (plans || request + 1 == self.requests);
+        if !counts || self.end.is_some() || self.ending.is_some() {
             return false;
         }
         if plans {
