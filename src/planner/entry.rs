@@ -31,7 +31,7 @@ pub(super) struct Entry {
     /// The plan.
     pub(super) plan: Value,
     /// What is written in it.
-    general: Written,
+    literals: Literals,
     /// The result of [`Entry::ready`] for a catalog.
     judged: Mutex<Option<(Weak<Catalog>, Judged)>>,
 }
@@ -40,19 +40,18 @@ type Judged = Result<Arc<Ready>, &'static str>;
 
 /// What a plan has as literals. A workflow has nothing: it is for every goal that its params are bound to.
 #[derive(Default)]
-struct Written {
-    /// Slots that it does not use for certain, and slots whose values are literals.
-    literal: Vec<String>,
-    written: Vec<String>,
+struct Literals {
+    /// Slots that it does not use for certain, and slots whose values it has.
+    of_slots: Vec<String>,
     /// A date of the day on which it was made.
     dated: bool,
 }
 
-impl Written {
-    fn of(general: Generalised) -> Self {
+impl Literals {
+    fn of(mut general: Generalised) -> Self {
+        general.literal.append(&mut general.written);
         Self {
-            literal: general.literal,
-            written: general.written,
+            of_slots: general.literal,
             dated: general.dated,
         }
     }
@@ -73,17 +72,17 @@ impl Entry {
     pub(super) fn of_record(record: &PlanRecord) -> Option<Self> {
         let cached: CachedPlan = serde_json::from_str(&record.body).ok()?;
         let plan = cached.plan.value();
-        let general = if cached.workflow.is_some() {
-            Written::default()
+        let literals = if cached.workflow.is_some() {
+            Literals::default()
         } else {
-            Written::of(generalise(&plan, &cached.slots))
+            Literals::of(generalise(&plan, &cached.slots))
         };
         Some(Self {
             id: record.entry.clone(),
             template: record.template.clone(),
             at: Millis(record.at),
             plan,
-            general,
+            literals,
             cached,
             judged: Mutex::default(),
         })
@@ -92,8 +91,7 @@ impl Entry {
     /// The slots whose values are written in the plan, and these values. A workflow binds its params by itself.
     pub(super) fn fixed(&self) -> BTreeMap<String, Value> {
         let slots = &self.cached.slots;
-        let written = self.general.literal.iter().chain(&self.general.written);
-        let fixed = written.filter_map(|name| {
+        let fixed = self.literals.of_slots.iter().filter_map(|name| {
             let short = name.strip_suffix("_1").unwrap_or(name);
             let value = slots.get(name).or_else(|| slots.get(short))?;
             Some((name.clone(), value.clone()))
@@ -132,7 +130,7 @@ impl Entry {
     }
 
     fn judge(&self, catalog: &Catalog, bounds: &Bounds) -> Result<Ready, &'static str> {
-        if self.general.dated {
+        if self.literals.dated {
             return Err("dated");
         }
         let workflow = match &self.cached.workflow {
