@@ -97,7 +97,7 @@ pub struct ExplainedGoal {
     pub guardian: GuardianView,
     /// What each stage of the lookup decided.
     pub stages: Vec<PlanStage>,
-    /// Where the plan would come from: `cache`, `catalog` or `llm`; absent if there would be none.
+    /// Where the plan would come from: `cache`, `catalog` or `llm`; absent if there would be none, as for a goal that is denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
     /// The cached plan that would be used.
@@ -125,8 +125,11 @@ pub struct ExplainedGoal {
     pub degraded: Vec<String>,
 }
 
+/// The verdict on a goal that is not planned.
+pub const DENIED: &str = "denied";
+
 /// What the guardian found in a goal.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct GuardianView {
     /// `pass`, `flagged` or `denied`.
     pub verdict: &'static str,

@@ -271,7 +271,14 @@ fn print_explained(explained: &Value) {
         Some(_) => "the plan of a language model".to_owned(),
         None => "no plan: a person would have to give one".to_owned(),
     };
-    output::line(&format!("\nThe run would get {what}."));
+    let verdict = text(guardian, "verdict");
+    output::line(&match &*verdict {
+        "denied" => "\nThe run would be denied by the guardian.".to_owned(),
+        "flagged" => {
+            format!("\nThe run would get {what}, and a person would have to approve it first.")
+        }
+        _ => format!("\nThe run would get {what}."),
+    });
     for what in explained["degraded"].as_array().into_iter().flatten() {
         output::note(&format!(
             "not available: {}",

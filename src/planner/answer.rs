@@ -1,6 +1,6 @@
 //! The answer to a request: the first stage that has a plan, or why there is none.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use serde_json::{Value, json, value::RawValue};
 
@@ -21,7 +21,7 @@ use crate::{
     },
     plans::{cache::NearMiss, jcs, shape::generalise},
     runs::{Found, Json, LABEL, PlanLabel, PlanRecord},
-    telemetry::metrics::{PLANNER_DEGRADED, PLANS},
+    telemetry::metrics::{PLAN_LOOKUPS, PLANNER_DEGRADED, PLANS},
     workflows::Catalog,
 };
 
@@ -47,10 +47,15 @@ pub(super) struct Answered {
 }
 
 impl Inner {
-    /// Plans a goal. `request`: the number of the record `plan_requested`.
-    pub(super) async fn plan(&self, goal: &Goal, request: u64) -> Answered {
+    /// Plans a goal. `request`: the number of the record `plan_requested`. `until`: language models are asked no longer.
+    pub(super) async fn plan(&self, goal: &Goal, request: u64, until: Instant) -> Answered {
         let mut found = self.look_up(goal).await;
-        let flagged = self.second_look(goal, &mut found).await;
+        for stage in &found.stages {
+            let labels = [&*stage.stage, &*stage.verdict];
+            PLAN_LOOKUPS.counter(&labels).increment(1);
+        }
+        let flagged = self.second_look(goal, &mut found, until).await;
+        let evidence = found.choice.as_ref().and_then(|choice| choice.evidence);
         let mut answered = match found.choice.take() {
             Some(choice) => {
                 self.saved.saved();
@@ -64,25 +69,38 @@ impl Inner {
                     label: None,
                 }
             }
-            None => self.by_model(goal, request, &mut found).await,
+            None => self.by_model(goal, request, &mut found, until).await,
         };
         let answer = &mut answered.answer;
-        if flagged && let Some(error) = &mut answer.error {
-            error.message.push_str(FLAGGED);
+        if flagged {
+            if let Some(error) = &mut answer.error {
+                error.message.push_str(FLAGGED);
+            }
+            // What is learned from it would serve goals with the same words without another look.
+            (answered.label, answer.found.template) = (None, None);
         }
         answer.found.flagged = flagged;
         answer.found.slots.clone_from(&goal.slots);
         found.degraded.sort_unstable();
         found.degraded.dedup();
         answer.found.degraded = found.degraded;
-        answer.found.lookup = Some(Json::of(&json!({
-            "template": goal.template.text,
-            "stages": found.stages,
-        })));
+        let mut lookup = json!({ "template": goal.template.text, "stages": found.stages });
+        if let Some(evidence) = evidence {
+            lookup["evidence"] = evidence.into();
+        }
+        answer.found.lookup = Some(Json::of(&lookup));
         if answer.planned.is_some() && size(answer) > RECORD_MAX {
             let message = format!("the plan and its tools have more than {RECORD_MAX} bytes");
             let mut none = no_plan(request, message);
-            none.found.slots.clone_from(&goal.slots);
+            let found = std::mem::take(&mut answer.found);
+            none.found = Found {
+                slots: found.slots,
+                flagged: found.flagged,
+                lookup: found.lookup,
+                cost: found.cost,
+                degraded: found.degraded,
+                ..Found::default()
+            };
             (answered.answer, answered.label) = (none, None);
         }
         count(&answered.answer);
@@ -96,7 +114,7 @@ impl Inner {
     }
 
     /// Lets the guardian's language model look at the goal. `true`: a person has to approve the run.
-    async fn second_look(&self, goal: &Goal, found: &mut LookupResult) -> bool {
+    async fn second_look(&self, goal: &Goal, found: &mut LookupResult, until: Instant) -> bool {
         let Some(look) = &self.second_look else {
             return false;
         };
@@ -112,7 +130,7 @@ impl Inner {
         if let Some(context) = &goal.context {
             asked["context"] = context.clone();
         }
-        match look.at(&asked).await {
+        match look.at(&asked, self.models.share(until)).await {
             Look::Passed => false,
             Look::Flagged => true,
             Look::Failed => {
@@ -122,7 +140,13 @@ impl Inner {
         }
     }
 
-    async fn by_model(&self, goal: &Goal, request: u64, found: &mut LookupResult) -> Answered {
+    async fn by_model(
+        &self,
+        goal: &Goal,
+        request: u64,
+        found: &mut LookupResult,
+        until: Instant,
+    ) -> Answered {
         let catalog = self.catalog.get();
         if let Some(why) = self.not_asked(goal) {
             found
@@ -137,7 +161,7 @@ impl Inner {
                 label: None,
             };
         }
-        let asked = self.models.plan(goal, &catalog).await;
+        let asked = self.models.plan(goal, &catalog, until).await;
         self.saved.spent(&asked.cost);
         let cost = asked.cost.shown().map(|cost| Json::of(&cost));
         match asked.plan {
@@ -219,6 +243,10 @@ impl Inner {
     fn label(&self, goal: &Goal, plan: &Value, near: &NearMiss) -> Option<PlanRecord> {
         let reading = self.table.cache();
         let entry = reading.cache().get(&goal.tenant, &near.entry)?;
+        // It reads params where models write slots, so the two can not be compared.
+        if entry.payload.cached.workflow.is_some() {
+            return None;
+        }
         let label = PlanLabel {
             score: near.score,
             evidence: Some(near.evidence),

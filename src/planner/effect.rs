@@ -1,6 +1,11 @@
 //! Carries out one request: the effect over `goals`.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     NAME, Planner,
@@ -9,6 +14,7 @@ use super::{
     goal::Goal,
 };
 use crate::{
+    base::clock::Millis,
     commands::{
         Command,
         plan::{KIND, PlanAnswer},
@@ -23,8 +29,12 @@ use crate::{
     telemetry::metrics::{PLAN_ANSWER_APPENDS, PLAN_LABELS},
 };
 
-/// The time limit of a request, from when it is taken up: language models included.
-const LIMIT: Duration = Duration::from_mins(10);
+/// The time limit of a request, from when it was made: language models included. The run makes another one after ten minutes.
+const LIMIT: Duration = Duration::from_mins(8);
+/// The time that a request has which was taken up late.
+const AT_LEAST: Duration = Duration::from_mins(1);
+/// How much longer the rest of the planner may take than its language models.
+const MORE: Duration = Duration::from_secs(10);
 /// How long goals wait for the topic `plans` to be read after a start.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 /// How often a held request looks at the controls, if it was not notified.
@@ -82,11 +92,17 @@ impl Planning {
             tracing::warn!("a record of `goals` cannot be read, and is left out");
             return;
         };
-        self.held().await;
+        let held = self.held().await;
+        let since = if held {
+            // The clock of the run stood still as well.
+            self.planner.0.clock.now()
+        } else {
+            Millis(request.at)
+        };
         if repeated && self.answered(&request).await {
             return;
         }
-        let Answered { answer, label } = self.answer(&request).await;
+        let Answered { answer, label } = self.answer(&request, since).await;
         let Some(record) = command(&request, &answer, self.planner.0.clock.now().0) else {
             return;
         };
@@ -107,16 +123,18 @@ impl Planning {
         }
     }
 
-    /// Waits while the kill switch is on.
-    async fn held(&self) {
+    /// Waits while the kill switch is on. Returns whether it was.
+    async fn held(&self) -> bool {
         let mut changed = self.controls.emergency_changed();
+        let held = self.controls.kill_switch();
         while self.controls.kill_switch() {
             // An error or a timeout: it is looked at again.
             let _ = tokio::time::timeout(HELD_EVERY, changed.changed()).await;
         }
+        held
     }
 
-    async fn answer(&self, request: &PlanRequest) -> Answered {
+    async fn answer(&self, request: &PlanRequest, since: Millis) -> Answered {
         let number = u64::try_from(request.seq).unwrap_or_default();
         let without = |message: String| Answered {
             answer: no_plan(number, message),
@@ -128,9 +146,12 @@ impl Planning {
         let Some(goal) = Goal::of_record(request) else {
             return without("the inputs of the request cannot be read".to_owned());
         };
+        let goal = goal.under(&self.controls.emergency());
         let inner = &self.planner.0;
+        let left = time_left(since, inner.clock.now());
+        let until = Instant::now() + left;
         inner.table.wait_read(READ_LIMIT).await;
-        match tokio::time::timeout(LIMIT, inner.plan(&goal, number)).await {
+        match tokio::time::timeout(left + MORE, inner.plan(&goal, number, until)).await {
             Ok(answered) => answered,
             Err(_) => without(format!("no plan was made within {} s", LIMIT.as_secs())),
         }
@@ -153,6 +174,13 @@ impl Planning {
         let topic = Arc::clone(topic);
         self.appends.append(Append { topic, record }).await
     }
+}
+
+/// The time for language models that is left of a request made at `since`.
+fn time_left(since: Millis, now: Millis) -> Duration {
+    let age = u64::try_from(now.0.saturating_sub(since.0)).unwrap_or_default();
+    let left = LIMIT.saturating_sub(Duration::from_millis(age));
+    left.max(AT_LEAST)
 }
 
 /// The record of an answer.
@@ -178,5 +206,21 @@ fn command(request: &PlanRequest, answer: &PlanAnswer, now: i64) -> Option<crate
             tracing::error!(run = request.run_id, %error, "the plan of a goal was not recorded");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_limit_counts_from_the_request() {
+        let left = |age_s: i64| time_left(Millis(1_000_000), Millis(1_000_000 + age_s * 1000));
+        assert_eq!(left(0), Duration::from_secs(480));
+        assert_eq!(left(300), Duration::from_secs(180));
+        // Late, and from a clock that is ahead.
+        assert_eq!(left(479), AT_LEAST);
+        assert_eq!(left(100_000), AT_LEAST);
+        assert_eq!(left(-60), LIMIT);
     }
 }

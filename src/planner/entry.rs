@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use super::{
-    bounds::Bounds,
-    goal::{Goal, References},
-};
+use super::{bounds::Bounds, goal::Goal};
 use crate::{
     base::{clock::Millis, hex::hex},
     commands::start::{PlanSource, WorkflowVersion},
-    plans::{Kind, Lane},
+    plans::{
+        Kind, Lane,
+        shape::{Generalised, generalise},
+    },
     runs::{CachedPlan, PlanRecord},
     workflows::{Catalog, Definition, Workflow},
 };
@@ -30,11 +30,32 @@ pub(super) struct Entry {
     pub(super) cached: CachedPlan,
     /// The plan.
     pub(super) plan: Value,
+    /// What is written in it.
+    literals: Literals,
     /// The result of [`Entry::ready`] for a catalog.
     judged: Mutex<Option<(Weak<Catalog>, Judged)>>,
 }
 
 type Judged = Result<Arc<Ready>, &'static str>;
+
+/// What a plan has as literals. A workflow has nothing: it is for every goal that its params are bound to.
+#[derive(Default)]
+struct Literals {
+    /// Slots that it does not use for certain, and slots whose values it has.
+    of_slots: Vec<String>,
+    /// A date of the day on which it was made.
+    dated: bool,
+}
+
+impl Literals {
+    fn of(mut general: Generalised) -> Self {
+        general.literal.append(&mut general.written);
+        Self {
+            of_slots: general.literal,
+            dated: general.dated,
+        }
+    }
+}
 
 /// What a run gets with the plan of an entry.
 pub(super) struct Ready {
@@ -50,25 +71,32 @@ impl Entry {
     /// The entry of a record; `None`: its body cannot be read.
     pub(super) fn of_record(record: &PlanRecord) -> Option<Self> {
         let cached: CachedPlan = serde_json::from_str(&record.body).ok()?;
+        let plan = cached.plan.value();
+        let literals = if cached.workflow.is_some() {
+            Literals::default()
+        } else {
+            Literals::of(generalise(&plan, &cached.slots))
+        };
         Some(Self {
             id: record.entry.clone(),
             template: record.template.clone(),
             at: Millis(record.at),
-            plan: cached.plan.value(),
+            plan,
+            literals,
             cached,
             judged: Mutex::default(),
         })
     }
 
-    /// The slots that the plan does not read, and their values, which are written in the plan instead. A workflow binds its params by itself.
+    /// The slots whose values are written in the plan, and these values. A workflow binds its params by itself.
     pub(super) fn fixed(&self) -> BTreeMap<String, Value> {
-        if self.cached.workflow.is_some() {
-            return BTreeMap::new();
-        }
-        let used = References::of(&self.plan);
-        let slots = self.cached.slots.iter();
-        let fixed = slots.filter(|(name, _)| is_numbered(name) && !used.names(name));
-        fixed.map(|(k, v)| (k.clone(), v.clone())).collect()
+        let slots = &self.cached.slots;
+        let fixed = self.literals.of_slots.iter().filter_map(|name| {
+            let short = name.strip_suffix("_1").unwrap_or(name);
+            let value = slots.get(name).or_else(|| slots.get(short))?;
+            Some((name.clone(), value.clone()))
+        });
+        fixed.collect()
     }
 
     /// Whether a person has to approve one of its steps.
@@ -102,6 +130,9 @@ impl Entry {
     }
 
     fn judge(&self, catalog: &Catalog, bounds: &Bounds) -> Result<Ready, &'static str> {
+        if self.literals.dated {
+            return Err("dated");
+        }
         let workflow = match &self.cached.workflow {
             None => None,
             Some(of) => {
@@ -154,6 +185,9 @@ impl Entry {
     /// Whether the plan may serve a goal. `Err`: why not.
     pub(super) fn serves(&self, goal: &Goal) -> Result<(), &'static str> {
         if let Some(workflow) = &self.cached.workflow {
+            if goal.disabled_workflows.contains(&workflow.name) {
+                return Err("workflow_disabled");
+            }
             // Its params are bound anew, and say what it makes of slots.
             let allowed = goal.allows(&workflow.name, &workflow.version);
             return if allowed {
@@ -178,12 +212,6 @@ impl Entry {
         }
         Ok(())
     }
-}
-
-/// Whether a slot's name has a number (`NUMBER_1`), as all of them have beside their short names.
-fn is_numbered(name: &str) -> bool {
-    name.rsplit_once('_')
-        .is_some_and(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The SHA-256 of a tool's definition as runs keep it; `None` for builtin tools, which have none.

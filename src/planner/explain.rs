@@ -1,34 +1,35 @@
 //! What becomes of a goal, for people: the stages of a lookup, without a run and without language models.
 
-use serde_json::{Map, Value};
-
-use super::{Planner, goal::Goal};
+use super::{NAME, Planner, goal::Goal, lookup::LookupResult};
 use crate::{
     api::{
-        plans::{ExplainedGoal, GuardianView, PlanStage},
+        plans::{DENIED, ExplainedGoal, GuardianView, PlanStage},
         runs::WorkflowView,
     },
-    runs::{Json, PlanInputs},
+    controls::Emergency,
+    runs::PlanInputs,
 };
 
 impl Planner {
-    /// Looks a goal up. `goal` and `params` have placeholders instead of personal data; `guardian`: what the guardian said about them.
+    /// Looks a goal up, as if it were planned now under these controls. `goal` and `inputs` have placeholders instead of personal data;
+    /// `guardian`: what the guardian said about them.
     pub async fn explain(
         &self,
         tenant: &str,
         goal: &str,
-        params: Map<String, Value>,
+        inputs: PlanInputs,
         guardian: GuardianView,
+        controls: &Emergency,
     ) -> ExplainedGoal {
         let inner = &self.0;
-        let inputs = PlanInputs {
-            params: Json::of(&Value::Object(params)),
-            context: None,
-            received_at: inner.clock.now().0,
-            allowed_workflows: Vec::new(),
+        let goal = Goal::new(tenant, goal, inputs).under(controls);
+        let disabled = controls.disabled(NAME);
+        let planned = guardian.verdict != DENIED && disabled.is_none();
+        let mut found = if planned {
+            inner.look_up(&goal).await
+        } else {
+            LookupResult::default()
         };
-        let goal = Goal::new(tenant, goal, inputs);
-        let mut found = inner.look_up(&goal).await;
         let mut explained = ExplainedGoal {
             goal: goal.text.clone(),
             template: goal.template.text.clone(),
@@ -57,7 +58,12 @@ impl Planner {
             explained.score = Some(choice.score);
             explained.plan = Some(choice.plan);
             explained.params = choice.params;
-        } else {
+        } else if let Some(why) = disabled {
+            let why = format!("the feature `{NAME}` is disabled: {why}");
+            found
+                .stages
+                .push(PlanStage::new(NAME, "skipped").because(why));
+        } else if planned {
             let stage = if let Some(why) = inner.not_asked(&goal) {
                 PlanStage::new("llm", "skipped").because(why)
             } else {

@@ -246,6 +246,14 @@ impl Follower {
             });
             match written {
                 Ok(()) if done => {
+                    if !qdrant.is_complete() {
+                        let known =
+                            |tenant: &str, entry: &str| inner.table.cache().knows(tenant, entry);
+                        // Entries that this node reads later are written later.
+                        if let Err(error) = self.runtime.block_on(qdrant.sweep(known)) {
+                            return report(qdrant, &error);
+                        }
+                    }
                     qdrant.set_complete();
                     return;
                 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     base::clock::Millis,
+    controls::Emergency,
     plans::template::{Template, template},
     runs::{PlanInputs, PlanRequest},
 };
@@ -27,6 +28,8 @@ pub(super) struct Goal {
     pub(super) context: Option<Value>,
     /// The workflows that may be chosen; empty: any.
     pub(super) allowed_workflows: Vec<String>,
+    /// Those that are disabled now (`workflow:NAME`).
+    pub(super) disabled_workflows: BTreeSet<String>,
 }
 
 impl Goal {
@@ -49,6 +52,17 @@ impl Goal {
             params,
             context: context.filter(|context| !is_empty(context)),
             allowed_workflows: inputs.allowed_workflows,
+            disabled_workflows: BTreeSet::new(),
+        }
+    }
+
+    /// With the workflows that the controls disable.
+    pub(super) fn under(self, controls: &Emergency) -> Self {
+        let disabled = controls.state.disabled.keys();
+        let disabled = disabled.filter_map(|feature| feature.strip_prefix("workflow:"));
+        Self {
+            disabled_workflows: disabled.map(str::to_owned).collect(),
+            ..self
         }
     }
 
@@ -118,6 +132,12 @@ impl References {
             }
         });
         Self(found)
+    }
+
+    /// The placeholders.
+    pub(super) fn placeholders(&self) -> impl Iterator<Item = &str> {
+        let all = self.0.iter().map(String::as_str);
+        all.filter(|reference| reference.starts_with('{'))
     }
 
     /// Whether the slot of this name (`NUMBER_1`) is one of them. The first of its kind has a second name.

@@ -15,9 +15,11 @@ use super::{
 use crate::{
     api::plans::PlanStage,
     commands::start::{PlanSource, WorkflowVersion},
-    plans::cache::{self, NearMiss, Query, Stage, Verdict},
-    runs::Json,
-    telemetry::metrics::PLAN_LOOKUPS,
+    plans::{
+        cache::{self, Hit, NearMiss, Query, Stage, Verdict},
+        template::SlotKind,
+    },
+    runs::{Json, entry_key},
     workflows::Catalog,
 };
 
@@ -61,15 +63,14 @@ pub(super) struct Choice {
     pub(super) red: BTreeMap<String, Vec<String>>,
     /// The template under which it is cached again.
     pub(super) template: String,
-    /// A plan that goals with the same words have been carried out with.
+    /// What speaks for an entry that was found by similarity.
+    pub(super) evidence: Option<f64>,
+    /// A plan that goals with the same words have been carried out with. Those of an alias were compared by their plans alone.
     pub(super) same_words: bool,
 }
 
 impl LookupResult {
     fn stage(&mut self, stage: PlanStage) {
-        PLAN_LOOKUPS
-            .counter(&[&stage.stage, &stage.verdict])
-            .increment(1);
         self.stages.push(stage);
     }
 }
@@ -96,7 +97,7 @@ impl Inner {
         let stages = lookup.stages.iter().take(1);
         stages.for_each(|stage| found.stage(shown(stage)));
         if let (Some(hit), Some(entry)) = (&lookup.hit, entry) {
-            found.choice = self.of_entry(goal, catalog, entry, hit.score);
+            found.choice = self.of_entry(goal, catalog, entry, hit);
         }
     }
 
@@ -132,7 +133,7 @@ impl Inner {
         let stages = lookup.stages.iter().skip(1);
         stages.for_each(|stage| found.stage(shown(stage)));
         if let (Some(hit), Some(entry)) = (&lookup.hit, entry) {
-            found.choice = self.of_entry(goal, catalog, entry, hit.score);
+            found.choice = self.of_entry(goal, catalog, entry, hit);
         }
         found.near_miss = lookup.near_miss;
         if found.choice.is_some() || !has_examples {
@@ -202,8 +203,21 @@ impl Inner {
             allowed: &allowed,
         };
         let reading = self.table.cache();
-        let lookup = reading.cache().lookup(&query);
+        let mut lookup = reading.cache().lookup(&query);
         let hit = lookup.hit.as_ref();
+        let disagrees = hit.is_some_and(|hit| {
+            let name = entry_key(&goal.tenant, &hit.entry);
+            let entry = reading.cache().get(&goal.tenant, &hit.entry);
+            entry.is_some_and(|entry| reading.disagrees(&name, &entry.hash, &key))
+        });
+        if disagrees {
+            // Somebody has said so, or the plan of a model has. It stays a competitor of others.
+            lookup.hit = None;
+            if let Some(stage) = lookup.stages.last_mut() {
+                (stage.verdict, stage.reason) = (Verdict::Refused, Some("label_disagrees"));
+            }
+            return (lookup, None);
+        }
         let entry = hit.and_then(|hit| reading.cache().get(&goal.tenant, &hit.entry));
         let entry = entry.map(|entry| Arc::clone(&entry.payload));
         (lookup, entry)
@@ -215,7 +229,7 @@ impl Inner {
         goal: &Goal,
         catalog: &Arc<Catalog>,
         entry: Arc<Entry>,
-        score: f64,
+        hit: &Hit,
     ) -> Option<Choice> {
         let ready = entry.ready(catalog, &self.bounds).ok()?;
         let (workflow, params) = match &ready.workflow {
@@ -229,10 +243,11 @@ impl Inner {
             workflow,
             tools: ready.tools.clone(),
             params,
-            score,
+            score: hit.score,
             red: ready.red.clone(),
             template: entry.template.clone(),
-            same_words: score >= 1.0,
+            evidence: hit.evidence,
+            same_words: hit.evidence.is_none() && !hit.alias && !has_free_text(goal),
             entry: Some(entry),
         })
     }
@@ -259,7 +274,12 @@ impl Inner {
         let mut shown = PlanStage::new(stage, "hit");
         (shown.workflow, shown.score) = (Some(workflow.name.clone()), Some(score));
         let resolved = catalog.to_run(&workflow).map_err(|e| e.to_string());
-        let bound = bind(&workflow, goal).and_then(|params| Ok((params, resolved?)));
+        let disabled = goal.disabled_workflows.contains(&workflow.name);
+        let bound = if disabled {
+            Err("workflow_disabled".to_owned())
+        } else {
+            bind(&workflow, goal).and_then(|params| Ok((params, resolved?)))
+        };
         match bound {
             Ok((params, resolved)) => {
                 found.choice = Some(Choice {
@@ -273,6 +293,7 @@ impl Inner {
                     score,
                     red: BTreeMap::new(),
                     template: goal.template.text.clone(),
+                    evidence: None,
                     same_words: false,
                 });
             }
@@ -283,6 +304,12 @@ impl Inner {
         }
         found.stage(shown);
     }
+}
+
+/// Whether a slot of the goal may hold any text.
+fn has_free_text(goal: &Goal) -> bool {
+    let mut slots = goal.template.slots.iter();
+    slots.any(|slot| slot.kind == SlotKind::Quoted)
 }
 
 fn shown(stage: &Stage) -> PlanStage {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `effect`, `answered` | one request, from the record to the answer; whether it was answered before |
 //! | `answer`, `explain` | the stages, up to an answer; the same for people, without an answer |
-//! | `listing` | cached plans as people see them |
+//! | `listing`, `refuted` | cached plans as people see them; labels from their feedback |
 //! | `goal`, `bind` | a goal and its slots; the params of a workflow for it |
 //! | `lookup`, `entry`, `examples` | the cache and the catalogue |
 //! | `table`, `follow`, `qdrant` | the entries that this node has read, the thread that reads them, the index outside the process |
@@ -30,6 +30,7 @@ mod llm;
 mod lookup;
 mod meters;
 mod qdrant;
+mod refuted;
 mod second_look;
 mod table;
 mod vectors;
@@ -45,6 +46,7 @@ pub use self::{
     listing::Place,
     lookup::{EMBEDDINGS_UNAVAILABLE, QDRANT_UNAVAILABLE},
     qdrant::{Qdrant, QdrantError},
+    refuted::WrongHit,
     vectors::{NoVectors, Vector, Vectors},
 };
 use self::{

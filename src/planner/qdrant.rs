@@ -34,6 +34,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The maximum size of an answer, in bytes.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
+/// The number of points that are listed at a time.
+const SCROLLED: usize = 1_000;
 /// After a failure nothing is sent for this long, in milliseconds.
 const PAUSE_MS: i64 = 5_000;
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
@@ -107,6 +109,23 @@ struct Found {
 #[derive(Deserialize)]
 struct FoundPoints {
     points: Vec<FoundPoint>,
+}
+
+#[derive(Deserialize)]
+struct Scrolled {
+    result: ScrolledPoints,
+}
+
+#[derive(Deserialize)]
+struct ScrolledPoints {
+    points: Vec<StoredPoint>,
+    next_page_offset: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct StoredPoint {
+    id: Value,
+    payload: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -244,6 +263,44 @@ impl Qdrant {
         self.guarded(Method::POST, &path, Some(body), TIMEOUT)
             .await
             .map(drop)
+    }
+
+    /// Removes the entries that are not known: they were forgotten while nobody could remove them. `known` gets their tenant and their id.
+    pub(super) async fn sweep(
+        &self,
+        known: impl Fn(&str, &str) -> bool + Send,
+    ) -> Result<(), QdrantError> {
+        let path = format!("/collections/{}/points", self.collection);
+        let mut offset = Value::Null;
+        loop {
+            let body = json!({
+                "limit": SCROLLED,
+                "offset": offset,
+                "with_payload": true,
+                "with_vector": false
+            });
+            let scroll = format!("{path}/scroll");
+            let answer = self.guarded(Method::POST, &scroll, Some(body), TIMEOUT);
+            let page: Scrolled = serde_json::from_value(answer.await?).inspect_err(|error| {
+                self.set_failed(format!("its answer is not Qdrant's: {error}"));
+            })?;
+            let unknown = page.result.points.into_iter().filter_map(|point| {
+                // Points of others are left alone.
+                let payload = Payload::deserialize(point.payload?).ok()?;
+                (!known(&payload.tenant, &payload.entry)).then_some(point.id)
+            });
+            let unknown: Vec<Value> = unknown.collect();
+            if !unknown.is_empty() {
+                let body = json!({ "points": unknown });
+                let delete = format!("{path}/delete?wait=true");
+                self.guarded(Method::POST, &delete, Some(body), TIMEOUT)
+                    .await?;
+            }
+            match page.result.next_page_offset {
+                None | Some(Value::Null) => return Ok(()),
+                Some(next) => offset = next,
+            }
+        }
     }
 
     /// The entries of a tenant that are nearest to a vector, at most `most`, the nearest first.

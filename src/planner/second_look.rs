@@ -1,6 +1,6 @@
 //! The second look of the guardian: a language model that says whether a goal tries to change the instructions of others.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -50,8 +50,8 @@ struct Answer {
 }
 
 impl SecondLook {
-    /// Asks the model about a goal, with the other texts that a planner gets.
-    pub(super) async fn at(&self, goal: &Value) -> Look {
+    /// Asks the model about a goal, with the other texts that a planner gets, until then.
+    pub(super) async fn at(&self, goal: &Value, until: Instant) -> Look {
         let messages = [
             Message::system(INSTRUCTIONS),
             Message::user(goal.to_string()),
@@ -61,7 +61,7 @@ impl SecondLook {
             name: "verdict",
             schema: &SCHEMA,
         };
-        let completion = match self.0.ask(&chat, ATTEMPTS).await {
+        let completion = match self.0.ask(&chat, ATTEMPTS, until).await {
             Ok(completion) => completion,
             Err(failed) => {
                 tracing::warn!(

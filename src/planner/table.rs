@@ -10,7 +10,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{bounds::Bounds, entry::Entry, vectors::Vector};
+use super::{bounds::Bounds, entry::Entry, goal::References, vectors::Vector};
 use crate::{
     api::plans::PlanLabelView,
     base::clock::Millis,
@@ -21,7 +21,7 @@ use crate::{
         shape::shape,
         template::example,
     },
-    runs::{ENTRY, LABEL, PlanLabel, PlanRecord},
+    runs::{ENTRY, LABEL, PlanLabel, PlanRecord, entry_key},
     workflows::Catalog,
 };
 
@@ -44,7 +44,7 @@ struct State {
     /// When each record was written, by its key.
     records: HashMap<String, i64>,
     /// The labels of each entry, by the key of the entry, then by their own.
-    labels: HashMap<String, BTreeMap<String, PlanLabelView>>,
+    labels: HashMap<String, BTreeMap<String, Label>>,
     /// The templates of entries without a vector.
     without_vector: BTreeMap<Name, String>,
     /// Entries for the index outside the process, and ids that were removed.
@@ -53,6 +53,15 @@ struct State {
     /// Vectors of entries, for that index. Empty without such an index.
     vectors: HashMap<Name, Vector>,
     indexed_outside: bool,
+}
+
+/// A label of an entry.
+struct Label {
+    /// The form of the other goal's template that is compared.
+    key: String,
+    /// The hash of the plan that it is about; `None`: whatever it is.
+    hash: Option<String>,
+    view: PlanLabelView,
 }
 
 /// The entries that an index outside the process does not have yet, and the ids of those that it should not have any more.
@@ -223,10 +232,32 @@ impl Reading<'_> {
         let mut labels: Vec<_> = labels
             .into_iter()
             .flat_map(BTreeMap::values)
-            .cloned()
+            .map(|label| label.view.clone())
             .collect();
         labels.sort_by_key(|label| std::cmp::Reverse(label.at));
         labels
+    }
+
+    /// Whether it is known that a plan of an entry, by the key of the entry, does not fit goals with a template ([`crate::plans::template::Template::key`]).
+    pub(super) fn disagrees(&self, entry: &str, hash: &str, template: &str) -> bool {
+        let mut labels = self
+            .0
+            .labels
+            .get(entry)
+            .into_iter()
+            .flat_map(BTreeMap::values);
+        labels.any(|label| {
+            let of_plan = label
+                .hash
+                .as_deref()
+                .is_none_or(|of_label| of_label == hash);
+            !label.view.agrees && of_plan && label.key == template
+        })
+    }
+
+    /// Whether there is an entry.
+    pub(super) fn knows(&self, tenant: &str, entry: &str) -> bool {
+        self.0.records.contains_key(&entry_key(tenant, entry))
     }
 }
 
@@ -288,12 +319,13 @@ impl State {
                 return;
             }
         };
+        let other = example(&record.template).key();
         let of_cache = LabelRecord {
-            key: example(&record.template).key(),
+            key: other.clone(),
             at: record.at,
             score: label.score,
             evidence: label.evidence,
-            hash: label.hash,
+            hash: label.hash.clone(),
             agrees: label.agrees,
         };
         self.cache
@@ -309,7 +341,12 @@ impl State {
             at: Millis(record.at),
         };
         let labels = self.labels.entry(entry.to_owned()).or_default();
-        labels.insert(key.to_owned(), view);
+        let label = Label {
+            key: other,
+            hash: label.hash,
+            view,
+        };
+        labels.insert(key.to_owned(), label);
     }
 
     fn forget(&mut self, key: &str) {
@@ -332,9 +369,19 @@ impl State {
     }
 }
 
-/// The shape of a plan, as text that is compared.
+/// The shape of a plan, as text that is compared. A placeholder in it is the slot of its name, also where the slots do not have it: cached plans
+/// come without personal data.
 pub(super) fn shape_of(plan: &Value, slots: &BTreeMap<String, Value>) -> String {
-    jcs::canonical(&shape(plan, slots))
+    let mut slots = slots.clone();
+    for placeholder in References::of(plan).placeholders() {
+        if !slots.values().any(|value| value == placeholder) {
+            let name = placeholder.trim_matches(['{', '}']);
+            slots
+                .entry(name.to_owned())
+                .or_insert_with(|| placeholder.into());
+        }
+    }
+    jcs::canonical(&shape(plan, &slots))
 }
 
 /// The tools of a plan's steps, sorted.
@@ -355,4 +402,23 @@ const SEPARATOR: char = '\u{1f}';
 fn entry_of(key: &str) -> Option<&str> {
     let mut separators = key.match_indices(SEPARATOR).skip(1);
     separators.next().map(|(at, _)| &key[..at])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_placeholder_and_the_slot_of_its_name_have_the_same_shape() {
+        let mail =
+            |to: &str| json!({ "steps": [{ "id": "a", "tool": "mail", "input": { "to": to } }] });
+        let known = BTreeMap::from([("EMAIL_1".to_owned(), json!("{EMAIL_1}"))]);
+        let of_model = shape_of(&mail("{{ slots.EMAIL_1 }}"), &known);
+        assert_eq!(shape_of(&mail("{EMAIL_1}"), &known), of_model);
+        // Cached plans do not have it.
+        assert_eq!(shape_of(&mail("{EMAIL_1}"), &BTreeMap::new()), of_model);
+        assert_ne!(shape_of(&mail("{EMAIL_2}"), &BTreeMap::new()), of_model);
+    }
 }

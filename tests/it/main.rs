@@ -76,6 +76,7 @@ mod odoo_projection;
 mod odoo_rows;
 mod planner;
 mod planner_cache;
+mod planner_learned;
 mod planner_load;
 mod plans_command;
 mod port_clients;

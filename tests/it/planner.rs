@@ -346,6 +346,76 @@ async fn a_disabled_planner_answers_that_there_is_no_plan_and_the_kill_switch_ho
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_workflow_is_refused_for_goals_and_explained_like_that() {
+    let node = node_with(omnilink::planner::Settings::default()).await;
+    put_files(&node, &[BOOK], &[FLIGHT]);
+    let _planning = start(&node);
+    let call = |method: Method, path: &'static str, body: Value| {
+        let node = &node;
+        async move {
+            let answer = node.request(method, path, &node.admin, &body).await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+            answer.json()
+        }
+    };
+    let explain = || {
+        call(
+            Method::POST,
+            "/v1/plans:explain",
+            json!({ "goal": "Book flight to Paris 2026-12-24" }),
+        )
+    };
+    let goal = "Book flight to Paris 2026-12-24";
+    assert_eq!(explain().await["source"], "catalog");
+    let disabled = json!({ "disabled": { "workflow:flight": "broken" }, "reason": "r" });
+    call(Method::PATCH, "/v1/controls", disabled).await;
+    let answer = planned(&node, &request(1, goal)).await;
+    assert!(answer.error.is_some());
+    let stage = answer.found.lookup.unwrap().value()["stages"][1].clone();
+    assert_eq!(
+        (&stage["verdict"], &stage["reason"]),
+        (&json!("refused"), &json!("workflow_disabled"))
+    );
+    let explained = explain().await;
+    assert_eq!(explained["stages"][1], stage);
+    assert_eq!(explained["source"], Value::Null);
+    let enabled =
+        json!({ "disabled": { "workflow:flight": null, "planner": "off" }, "reason": "r" });
+    call(Method::PATCH, "/v1/controls", enabled).await;
+    let explained = explain().await;
+    assert_eq!(explained["source"], Value::Null);
+    assert_eq!(explained["stages"][0]["stage"], "planner");
+    let enabled = json!({ "disabled": { "planner": null }, "reason": "r" });
+    call(Method::PATCH, "/v1/controls", enabled).await;
+    // The same value is the same placeholder in all of it, and what is denied gets no plan.
+    let body = json!({ "goal": "Book flight to Paris 2026-12-24 for ann@example.com", "params": { "to": "bob@example.com", "on": "ann@example.com" } });
+    let explained = call(Method::POST, "/v1/plans:explain", body).await;
+    assert_eq!(
+        explained["goal"],
+        "Book flight to Paris 2026-12-24 for {EMAIL_1}"
+    );
+    let body = json!({ "goal": goal, "params": { "to": "ann@example.com" } });
+    let explained = call(Method::POST, "/v1/plans:explain", body).await;
+    assert_eq!(
+        explained["params"],
+        json!({ "to": "{EMAIL_1}", "on": "2026-12-24" })
+    );
+    let limited = node
+        .key("acme", {
+            let mut scopes = crate::support::port::scopes(&["runs:read"]);
+            scopes.constraints.allowed_workflows =
+                serde_json::from_value(json!([{ "name": "other" }])).unwrap();
+            scopes
+        })
+        .await;
+    let body = json!({ "goal": goal });
+    let answer = node
+        .request(Method::POST, "/v1/plans:explain", &limited, &body)
+        .await;
+    assert_eq!(answer.json()["stages"][1]["reason"], "workflow_not_allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_second_look_flags_a_goal_and_so_does_its_failure() {
     let verdict =
         |injection: bool| Says::Text(json!({ "injection": injection, "reason": "r" }).to_string());

@@ -30,16 +30,16 @@ use crate::support::{
     worker::{Worker, answer},
 };
 
-const TEMPLATE: &str = "Note {LOCATION} {DATE}";
+pub const TEMPLATE: &str = "Note {LOCATION} {DATE}";
 const BOOK: &str =
     "name: book\ndescription: Books.\nworker: { claim: {} }\nkind: write\nrisk: { lane: safe }\n";
 
-fn note() -> Value {
+pub fn note() -> Value {
     json!({ "steps": [{ "id": "note", "tool": "noop", "input": { "place": "{{ slots.LOCATION }}", "day": "{{ slots.DATE }}" } }] })
 }
 
 /// The record of a plan that has succeeded.
-fn entry(template: &str, plan: &Value, slots: &Value) -> PlanRecord {
+pub fn entry(template: &str, plan: &Value, slots: &Value) -> PlanRecord {
     let cached = CachedPlan {
         run_id: "00000000-0000-5000-8000-000000000009".into(),
         plan: Json::of(plan),
@@ -59,11 +59,11 @@ fn entry(template: &str, plan: &Value, slots: &Value) -> PlanRecord {
     }
 }
 
-fn slots() -> Value {
+pub fn slots() -> Value {
     json!({ "LOCATION": "Paris", "LOCATION_1": "Paris", "DATE": "2026-12-24", "DATE_1": "2026-12-24" })
 }
 
-async fn node_with(planner: Settings) -> Node {
+pub async fn node_with(planner: Settings) -> Node {
     let options = NodeOptions {
         planner,
         ..NodeOptions::default()
@@ -71,7 +71,7 @@ async fn node_with(planner: Settings) -> Node {
     Node::start_whole(TempDir::new().unwrap(), options).await
 }
 
-fn start_sagas(node: &Node) -> lane::Running {
+pub fn start_sagas(node: &Node) -> lane::Running {
     let settings = saga::Settings::default();
     let sagas = Sagas::new(&node.names, 4, settings, node.followers.clone());
     let setup = lane::Setup {
@@ -84,7 +84,7 @@ fn start_sagas(node: &Node) -> lane::Running {
 }
 
 /// Starts the run of a goal by hand, and returns its history once it has ended.
-async fn run(node: &Node, id: &str, goal: &str) -> Vec<RunRecord> {
+pub async fn run(node: &Node, id: &str, goal: &str) -> Vec<RunRecord> {
     let (run, command) = sagas::goal(id, goal, &json!({}));
     let append = Append {
         topic: node.names.commands.clone(),
@@ -110,17 +110,17 @@ async fn run(node: &Node, id: &str, goal: &str) -> Vec<RunRecord> {
     panic!("the run of {goal} has not ended");
 }
 
-fn ready(history: &[RunRecord]) -> Value {
+pub fn ready(history: &[RunRecord]) -> Value {
     let record = history.iter().find(|record| record.kind == "plan_ready");
     serde_json::from_str(&record.unwrap().body).unwrap()
 }
 
-async fn call(node: &Node, method: Method, path: &str, body: &Value) -> Response {
+pub async fn call(node: &Node, method: Method, path: &str, body: &Value) -> Response {
     node.request(method, path, &node.admin, body).await
 }
 
 /// The cached plans, once there are so many.
-async fn cached(node: &Node, count: usize) -> Vec<Value> {
+pub async fn cached(node: &Node, count: usize) -> Vec<Value> {
     for _ in 0..200 {
         let list = call(node, Method::GET, "/v1/plans", &Value::Null)
             .await
@@ -358,7 +358,14 @@ async fn qdrant(points: Arc<Mutex<Points>>) -> Worker {
                 }
                 ok(json!({}))
             }
-            ("POST", path) if path.ends_with("/points/delete") => {
+            ("POST", path) if path.ends_with("/points/scroll") => {
+                // One at a time.
+                let offset = got.json()["offset"].as_str().unwrap_or_default().to_owned();
+                let mut from = points.stored.range(offset..);
+                let page: Vec<_> = from.next().map(|(_, point)| point.clone()).into_iter().collect();
+                ok(json!({ "points": page, "next_page_offset": from.next().map(|(id, _)| id) }))
+            }
+            ("POST", path) if path.contains("/points/delete") => {
                 for id in got.json()["points"].as_array().unwrap() {
                     points.stored.remove(id.as_str().unwrap());
                 }
@@ -416,6 +423,15 @@ async fn wait_for_qdrant(planning: &Planning, good: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
     let points = Arc::<Mutex<Points>>::default();
+    // What was forgotten while the node was down, and what is not OmniLink's.
+    for (id, payload) in [
+        ("0", json!({ "tenant": "acme", "entry": "0" })),
+        ("1", json!({ "of": "another" })),
+        ("f", json!({ "tenant": "bolt", "entry": "f" })),
+    ] {
+        let point = json!({ "id": id, "vector": vec![0.0; 384], "payload": payload });
+        points.lock().stored.insert(id.to_owned(), point);
+    }
     let server = qdrant(points.clone()).await;
     let Some((node, planning)) = node_on_qdrant(&server.url(""), Some("qd-hush")).await else {
         return;
@@ -425,11 +441,12 @@ async fn qdrant_gives_candidates_and_without_it_memory_is_searched() {
     cached(&node, 1).await;
     wait_for_qdrant(&planning, true).await;
     for _ in 0..100 {
-        if points.lock().stored.len() == 1 {
+        if points.lock().stored.len() == 2 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert!(points.lock().stored.remove("1").is_some());
     assert_eq!(points.lock().stored.len(), 1);
     let answer = planned(
         &node,

@@ -100,6 +100,24 @@ fn a_goal_is_explained() {
 }
 
 #[test]
+fn a_goal_that_is_denied_or_flagged_is_explained_as_that() {
+    let commands = Commands::new();
+    for (verdict, expected) in [
+        ("denied", "The run would be denied by the guardian."),
+        (
+            "flagged",
+            "pay 1.0.0, and a person would have to approve it first.",
+        ),
+    ] {
+        let mut canned = explained("catalog", "pay");
+        canned["guardian"]["verdict"] = verdict.into();
+        let (_, _, out) = commands.ask(&["plans", "explain", "Pay 7"], Canned::json(200, &canned));
+        assert!(out.contains(expected), "{out}");
+        assert_eq!(out.contains("The run would get"), verdict == "flagged");
+    }
+}
+
+#[test]
 fn goals_of_a_file_are_evaluated() {
     let commands = Commands::new();
     let file = commands.folder.path().join("goals.jsonl");

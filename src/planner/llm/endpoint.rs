@@ -1,6 +1,9 @@
 //! One server of a language model: its calls, with retries and a circuit breaker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -160,17 +163,22 @@ impl Endpoint {
         }
     }
 
-    /// Asks, up to `attempts` times.
+    /// Asks, up to `attempts` times, until then.
     pub(in crate::planner) async fn ask(
         &self,
         chat: &Chat<'_>,
         attempts: u32,
+        until: Instant,
     ) -> Result<Completion, CallFailed> {
         let body = Bytes::from(chat::request(&self.model, chat));
         let mut usage = Usage::default();
         let mut attempt = 0;
         loop {
-            let trouble = match self.attempt(body.clone()).await {
+            if Instant::now() >= until {
+                let why = "there was no time left".to_owned();
+                return Err(CallFailed { why, usage });
+            }
+            let trouble = match self.attempt(body.clone(), until).await {
                 Ok(mut answer) => {
                     *self.failure.lock() = None;
                     answer.usage = sum(usage, answer.usage);
@@ -184,7 +192,8 @@ impl Endpoint {
             let pause = pause.unwrap_or_default().max(BACKOFF.pause(attempt));
             let soon = trouble.pause_ms.is_none_or(|ms| ms <= PAUSE_MAX_MS);
             attempt += 1;
-            if !trouble.retriable || !soon || attempt >= attempts {
+            let in_time = Instant::now() + pause < until;
+            if !trouble.retriable || !soon || !in_time || attempt >= attempts {
                 let why = trouble.why;
                 return Err(CallFailed { why, usage });
             }
@@ -192,7 +201,7 @@ impl Endpoint {
         }
     }
 
-    async fn attempt(&self, body: Bytes) -> Result<Completion, Trouble> {
+    async fn attempt(&self, body: Bytes, until: Instant) -> Result<Completion, Trouble> {
         let pass = self.breaker.lock().pass(self.clock.now());
         let probe = match pass {
             Pass::Call => false,
@@ -215,7 +224,7 @@ impl Endpoint {
             probe,
             ended: false,
         };
-        let result = self.call(body).await;
+        let result = self.call(body, until).await;
         attempt.end(result.as_ref().is_err_and(|trouble| trouble.down));
         let (outcome, usage) = match &result {
             Ok(answer) => ("answered", answer.usage),
@@ -227,7 +236,7 @@ impl Endpoint {
         result
     }
 
-    async fn call(&self, body: Bytes) -> Result<Completion, Trouble> {
+    async fn call(&self, body: Bytes, until: Instant) -> Result<Completion, Trouble> {
         let mut request = Request::post(&self.url)
             .header(CONTENT_TYPE, JSON)
             .header(USER_AGENT, AGENT);
@@ -242,7 +251,11 @@ impl Endpoint {
             down: false,
             pause_ms: None,
         })?;
-        let response = self.http.send_within(self.timeout, request).await;
+        let response = {
+            let left = until.saturating_duration_since(Instant::now());
+            let limit = self.timeout.min(left);
+            self.http.send_within(limit, request).await
+        };
         let response = response.map_err(|error| no_answer(&error))?;
         let status = response.status();
         if !status.is_success() {

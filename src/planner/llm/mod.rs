@@ -12,6 +12,8 @@ pub(super) mod chat;
 pub(super) mod endpoint;
 mod prompt;
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use self::{
@@ -99,14 +101,24 @@ impl Models {
         troubles.collect()
     }
 
-    /// Asks for a plan.
-    pub(super) async fn plan(&self, goal: &Goal, catalog: &Catalog) -> Asked {
+    /// Until when one that is asked before all of them may take: each has the same share of the time that is left.
+    pub(super) fn share(&self, until: Instant) -> Instant {
+        share(until, self.0.len() + 1)
+    }
+
+    /// Asks for a plan until then. An endpoint that does not answer leaves the others their share of the time.
+    pub(super) async fn plan(&self, goal: &Goal, catalog: &Catalog, until: Instant) -> Asked {
         let mut cost = Cost::default();
         let mut tried = Vec::new();
         for (place, endpoint) in self.0.iter().enumerate() {
             let last = place + 1 == self.0.len();
             let attempts = if last { ATTEMPTS_OF_LAST } else { ATTEMPTS };
-            match of_endpoint(endpoint, attempts, goal, catalog, &mut cost).await {
+            let asking = Asking {
+                endpoint,
+                attempts,
+                until: share(until, self.0.len() - place),
+            };
+            match asking.plan(goal, catalog, &mut cost).await {
                 Ok(made) => {
                     let plan = Ok(made);
                     return Asked { plan, cost };
@@ -119,39 +131,131 @@ impl Models {
     }
 }
 
-/// A plan of one model. One that is not valid is repaired once.
-async fn of_endpoint(
-    endpoint: &Endpoint,
+/// The end of the first of so many equal shares of the time until then.
+fn share(until: Instant, shares: usize) -> Instant {
+    let now = Instant::now();
+    let left = until.saturating_duration_since(now);
+    now + left / u32::try_from(shares).unwrap_or(u32::MAX).max(1)
+}
+
+/// One model, and how long and how often it is asked.
+struct Asking<'a> {
+    endpoint: &'a Endpoint,
     attempts: u32,
-    goal: &Goal,
-    catalog: &Catalog,
-    cost: &mut Cost,
-) -> Result<Made, String> {
-    let mut messages = prompt::messages(goal, catalog);
-    let mut repaired = false;
-    loop {
-        let chat = Chat {
-            messages: &messages,
-            name: prompt::PLAN,
-            schema: &prompt::SCHEMA,
-        };
-        let completion = match endpoint.ask(&chat, attempts).await {
-            Ok(completion) => completion,
-            Err(failed) => {
-                cost.add(endpoint, failed.usage);
-                return Err(failed.why);
+    until: Instant,
+}
+
+impl Asking<'_> {
+    /// A plan. One that is not valid is repaired once.
+    async fn plan(&self, goal: &Goal, catalog: &Catalog, cost: &mut Cost) -> Result<Made, String> {
+        let mut messages = prompt::messages(goal, catalog);
+        let mut repaired = false;
+        loop {
+            let chat = Chat {
+                messages: &messages,
+                name: prompt::PLAN,
+                schema: &prompt::SCHEMA,
+            };
+            let completion = self.endpoint.ask(&chat, self.attempts, self.until).await;
+            let completion = match completion {
+                Ok(completion) => completion,
+                Err(failed) => {
+                    cost.add(self.endpoint, failed.usage);
+                    return Err(failed.why);
+                }
+            };
+            cost.add(self.endpoint, completion.usage);
+            let faults = match answer::read(&completion.content, goal, catalog) {
+                Ok(made) => return Ok(made),
+                Err(faults) => faults,
+            };
+            if repaired {
+                return Err(format!("its plan is not valid: {}", faults.join("; ")));
             }
-        };
-        cost.add(endpoint, completion.usage);
-        let faults = match answer::read(&completion.content, goal, catalog) {
-            Ok(made) => return Ok(made),
-            Err(faults) => faults,
-        };
-        if repaired {
-            return Err(format!("its plan is not valid: {}", faults.join("; ")));
+            repaired = true;
+            messages.push(Message::assistant(completion.content));
+            messages.push(prompt::repair(&faults));
         }
-        repaired = true;
-        messages.push(Message::assistant(completion.content));
-        messages.push(prompt::repair(&faults));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        sync::Arc,
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        base::clock::SystemClock,
+        config::{BreakerSettings, LanguageModel, Secret, SecretUrl},
+        runs::{Json, PlanInputs},
+    };
+
+    /// A server that gives each request this completion, or never answers.
+    fn server(completion: Option<&'static str>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut open: Vec<TcpStream> = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut request = [0; 64 * 1024];
+                let _ = stream.read(&mut request).unwrap();
+                if let Some(content) = completion {
+                    let message = json!({ "role": "assistant", "content": content });
+                    let body =
+                        json!({ "choices": [{ "message": message, "finish_reason": "stop" }] })
+                            .to_string();
+                    let length = body.len();
+                    write!(
+                        stream,
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+                    )
+                    .unwrap();
+                }
+                open.push(stream);
+            }
+        });
+        url
+    }
+
+    fn endpoint(url: &str) -> Endpoint {
+        let model = LanguageModel {
+            url: SecretUrl::new(Secret::new(url), &["http"]).unwrap(),
+            model: "m".into(),
+            api_key: None,
+            timeout: Duration::from_secs(300),
+            price: None,
+        };
+        Endpoint::new(&model, BreakerSettings::default(), Arc::new(SystemClock)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_never_answers_leaves_the_next_one_its_share_of_the_time() {
+        let plan = r#"{"steps":[{"id":"a","tool":"noop","input":{}}]}"#;
+        let models = Models::new(vec![endpoint(&server(None)), endpoint(&server(Some(plan)))]);
+        let inputs = PlanInputs {
+            params: Json::empty_object(),
+            context: None,
+            received_at: 0,
+            allowed_workflows: Vec::new(),
+        };
+        let goal = Goal::new("acme", "Do nothing", inputs);
+        let began = Instant::now();
+        let until = began + Duration::from_secs(4);
+        let asked = models.plan(&goal, &Catalog::default(), until).await;
+        let made = asked.plan.unwrap_or_else(|tried| panic!("{tried:?}"));
+        assert_eq!(made.plan["steps"][0]["tool"], "noop");
+        assert!(began.elapsed() >= Duration::from_secs(2) && Instant::now() < until);
+        // Its failure is known, as that of any endpoint that does not answer.
+        assert!(
+            models.troubles()[0].contains("no response within"),
+            "{:?}",
+            models.troubles()
+        );
     }
 }

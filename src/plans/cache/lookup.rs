@@ -306,8 +306,14 @@ fn neighbours<'a, P>(
     let found = match query.candidates {
         None => tenant.index.search(vector, NEIGHBOURS),
         Some(candidates) => {
-            let slots = candidates.iter().take(NEIGHBOURS);
-            let slots = slots.filter_map(|(id, score)| Some((tenant.slot(id)?, *score)));
+            // An outside index may still have entries that are not known any more.
+            let known = |id: &str| {
+                let slot = tenant.slot(id)?;
+                tenant.get(slot)?.entry.as_ref().map(|_| slot)
+            };
+            let slots = candidates.iter();
+            let slots = slots.filter_map(|(id, score)| Some((known(id)?, *score)));
+            let slots = slots.take(NEIGHBOURS);
             let own = |slot, score| (slot, tenant.index.similarity(slot, vector).unwrap_or(score));
             let mut found: Vec<_> = slots.map(|(slot, score)| own(slot, score)).collect();
             found.sort_by(|(_, one), (_, other)| other.total_cmp(one));

@@ -438,6 +438,10 @@ fn candidates_from_outside_are_checked_against_the_entries() {
     assert_eq!(hit(&lookup), Some("e"));
     assert!((lookup.hit.unwrap().score - 0.97).abs() < 1e-5);
     assert_eq!(hit(&ask(&[("f".into(), 1.0)])), None);
+    // Many that are not known any more hide none.
+    let gone = (0..20).map(|n| (format!("gone{n}"), 0.99));
+    let many: Vec<_> = gone.chain([("e".to_owned(), 0.97)]).collect();
+    assert_eq!(hit(&ask(&many)), Some("e"));
     assert_eq!(hit(&ask(&[])), None);
 }
 

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{
+    computed::{has_date, is_date_under, is_digits},
     expressions::{Piece, Reference, numbered, pieces, visit},
-    literals::{Literals, Part, is_short},
+    literals::{Literals, Part, decimal, is_short},
 };
 
 /// A plan for other values of its slots.
@@ -17,8 +18,25 @@ pub struct Generalised {
     /// The names (`NUMBER_1`) of slots that the plan does not use, or not with certainty: their values are part of the plan, so it must be used
     /// only for goals in which they are the same.
     pub literal: Vec<String>,
+    /// The names of slots whose values the plan as given has as literals. Without the expressions it fits only goals in which they are the same.
+    pub written: Vec<String>,
     /// The plan has a date that is no value of a slot. It may have been computed from the day on which the plan was made.
     pub dated: bool,
+}
+
+/// Whether a plan may be cached under the template of its goal: a date in it may have been computed from the day on which it was made, and
+/// would be wrong on another day. `slots` are [`super::super::template::Template::values`]. Not for the plans of workflows, whose dates are meant.
+///
+/// ```
+/// use omnilink::plans::shape::is_cacheable;
+/// use serde_json::json;
+///
+/// let report = |until: &str| json!({ "steps": [{ "id": "a", "tool": "report", "input": { "until": until } }] });
+/// assert!(!is_cacheable(&report("2026-11-30"), &[].into()));
+/// assert!(is_cacheable(&report("{{ slots.DATE }}"), &[("DATE_1".to_owned(), json!("2026-11-30"))].into()));
+/// ```
+pub fn is_cacheable(plan: &Value, slots: &BTreeMap<String, Value>) -> bool {
+    !generalise(plan, slots).dated
 }
 
 /// The members of a step that have values.
@@ -26,8 +44,8 @@ const OF_STEP: [&str; 3] = ["input", "compensate", "when"];
 
 /// Replaces literals that are values of slots by expressions. `slots` are [`super::super::template::Template::values`].
 ///
-/// A slot whose value stands for something else, too, or of which the plan uses only a part (the amount without its currency), is left as it is:
-/// see [`Generalised::literal`].
+/// A slot whose value stands for something else, too, of which the plan uses only a part (the amount without its currency), or from which a
+/// literal may have been computed (the amount in cents), is left as it is: see [`Generalised::literal`].
 pub fn generalise(plan: &Value, slots: &BTreeMap<String, Value>) -> Generalised {
     let literals = Literals::new(slots);
     let mut seen = Seen {
@@ -35,6 +53,7 @@ pub fn generalise(plan: &Value, slots: &BTreeMap<String, Value>) -> Generalised 
         used: BTreeSet::new(),
         refused: BTreeSet::new(),
         members: BTreeMap::new(),
+        written: BTreeSet::new(),
         dated: false,
     };
     each(plan, &mut |value| {
@@ -55,6 +74,7 @@ pub fn generalise(plan: &Value, slots: &BTreeMap<String, Value>) -> Generalised 
     Generalised {
         plan: each(plan, &mut |value| Some(writer.value(value))),
         literal,
+        written: seen.written.into_iter().collect(),
         dated: seen.dated,
     }
 }
@@ -98,6 +118,7 @@ struct Seen<'l> {
     refused: BTreeSet<String>,
     /// Under which members short values stand: under several, they have several meanings.
     members: BTreeMap<Part, BTreeSet<String>>,
+    written: BTreeSet<String>,
     dated: bool,
 }
 
@@ -112,6 +133,10 @@ impl Seen<'_> {
                     // A number is no text: it is not replaced by the value of another kind of slot.
                     let other = parts.iter().any(|part| part.member != Some("value"));
                     self.found(parts, short.then_some(member), other);
+                } else {
+                    let text = decimal(number).unwrap_or_else(|| number.to_string());
+                    self.dated |= is_date_under(&text, member);
+                    self.computed(&text);
                 }
             }
             Value::Array(items) => items.iter().for_each(|item| self.value(item, member)),
@@ -149,8 +174,18 @@ impl Seen<'_> {
                 );
             }
             outside.push_str(&literal[end..]);
-            self.dated |= has_date(&outside);
+            self.dated |= if is_digits(text) {
+                is_date_under(&outside, member)
+            } else {
+                has_date(&outside)
+            };
+            self.computed(&outside);
         }
+    }
+
+    /// Text that is no value of a slot may have been computed from one.
+    fn computed(&mut self, text: &str) {
+        self.refused.extend(self.literals.computed(text));
     }
 
     /// The texts of an expression may be values of slots, and are not replaced.
@@ -169,10 +204,13 @@ impl Seen<'_> {
             self.used.extend(parts.cloned());
         }
         self.refuse(expression);
+        self.refused.extend(self.literals.numbers_of(expression));
         self.dated |= has_date(expression);
     }
 
     fn found(&mut self, parts: &BTreeSet<Part>, short_under: Option<&str>, is_unsure: bool) {
+        let slots = parts.iter().map(|part| part.slot.clone());
+        self.written.extend(slots);
         if parts.len() > 1 || is_unsure {
             self.refused
                 .extend(parts.iter().map(|part| part.slot.clone()));
@@ -225,18 +263,6 @@ impl Seen<'_> {
         });
         slots.map(|(name, _)| name.as_str()).collect()
     }
-}
-
-/// Whether a text has a date as in ISO 8601.
-fn has_date(text: &str) -> bool {
-    let digits = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_digit);
-    text.as_bytes().windows(10).any(|window| {
-        digits(&window[..4])
-            && window[4] == b'-'
-            && digits(&window[5..7])
-            && window[7] == b'-'
-            && digits(&window[8..])
-    })
 }
 
 /// The second pass.

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Number, Value};
 
-use super::expressions::numbered;
+use super::{
+    computed::{has_currency_symbol, in_units, numbers, significant, spaced, spelling},
+    expressions::numbered,
+};
 
 /// A text with fewer characters, and a number with fewer digits, is replaced only where it is all of a value: `2` occurs in other meanings.
 const SHORT: usize = 3;
@@ -29,6 +32,10 @@ pub(super) struct Literals {
     lengths: Vec<usize>,
     /// All parts of each slot.
     pub(super) slots: BTreeMap<String, Vec<Part>>,
+    /// The slots of numbers, by significant digits.
+    digits: HashMap<String, BTreeSet<String>>,
+    /// The words of texts, and their slots.
+    spellings: Vec<(String, String)>,
 }
 
 /// Where a text has values of slots.
@@ -47,6 +54,8 @@ impl Literals {
             parts: HashMap::new(),
             lengths: Vec::new(),
             slots: BTreeMap::new(),
+            digits: HashMap::new(),
+            spellings: Vec::new(),
         };
         for (name, value) in values {
             let slot = numbered(name);
@@ -63,8 +72,16 @@ impl Literals {
                 }
                 _ => Vec::new(),
             };
+            for digits in value.as_object().into_iter().flat_map(in_units) {
+                let slots = literals.digits.entry(digits).or_default();
+                slots.insert(slot.clone());
+            }
             let mut parts = Vec::new();
             for (member, text) in members {
+                let spelling = spelling(text).filter(|_| member != Some("value"));
+                literals
+                    .spellings
+                    .extend(spelling.map(|spelling| (spelling, slot.clone())));
                 let part = Part {
                     slot: slot.clone(),
                     member,
@@ -120,6 +137,37 @@ impl Literals {
             }
         }
         found
+    }
+
+    /// The slots from whose values a text may have been computed: a number with the same digits, the same words in another spelling, the
+    /// symbol of a currency. Values as they are must not be in it.
+    pub(super) fn computed(&self, text: &str) -> BTreeSet<String> {
+        let found = numbers(text).filter_map(|number| self.digits.get(&significant(number)?));
+        let mut slots: BTreeSet<String> = found.flatten().cloned().collect();
+        let spaced = spaced(text);
+        let spelled = self
+            .spellings
+            .iter()
+            .filter(|(words, _)| spaced.contains(words));
+        slots.extend(spelled.map(|(_, slot)| slot.clone()));
+        if has_currency_symbol(text) {
+            let is_money = |part: &Part| part.member == Some("currency");
+            let money = self
+                .slots
+                .iter()
+                .filter(|(_, parts)| parts.iter().any(is_money));
+            slots.extend(money.map(|(slot, _)| slot.clone()));
+        }
+        slots
+    }
+
+    /// The slots from whose values a number of an expression may have been computed. Powers of ten are factors.
+    pub(super) fn numbers_of(&self, expression: &str) -> BTreeSet<String> {
+        let digits = numbers(expression).filter_map(significant);
+        let found = digits
+            .filter(|digits| digits != "1")
+            .filter_map(|digits| self.digits.get(&digits));
+        found.flatten().cloned().collect()
     }
 
     /// The parts whose value a JSON number is.

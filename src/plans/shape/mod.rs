@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `literals` | values of slots that a plan holds as literals |
 //! | `generalise` | expressions instead of them |
+//! | `computed` | literals that may have been computed |
 //! | `expressions` | references of expressions |
 
+mod computed;
 mod expressions;
 mod generalise;
 mod literals;
@@ -16,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use self::expressions::{Piece, pieces, renamed};
-pub use self::generalise::{Generalised, generalise};
+pub use self::generalise::{Generalised, generalise, is_cacheable};
 use super::jcs;
 
 /// The shape of a plan: literals that are values of slots are expressions, steps are called `s1`, `s2` … in an order that depends neither on

@@ -127,6 +127,77 @@ fn expressions_use_slots() {
 }
 
 #[test]
+fn a_literal_that_may_have_been_computed_from_a_slot_binds_its_value() {
+    let values = slots(&[
+        ("AMOUNT_1", amount("500", "EUR")),
+        ("LOCATION_1", json!("New York")),
+        (
+            "NUMBER_1",
+            json!({ "value": "30", "number": 30, "unit": "minute" }),
+        ),
+    ]);
+    let all = "{{ slots.AMOUNT.value }} {{ slots.AMOUNT.currency }} {{ slots.LOCATION }} {{ slots.NUMBER }}";
+    for (other, expected) in [
+        // In minor units, with decimals, and in seconds.
+        (json!(50_000), &["AMOUNT_1"][..]),
+        (json!("EUR_CENTS 50000"), &["AMOUNT_1"]),
+        (json!("500.00"), &["AMOUNT_1"]),
+        (json!(5e2), &[]),
+        (json!(1800), &["NUMBER_1"]),
+        (json!("{{ 50000 }}"), &["AMOUNT_1"]),
+        (json!("{{ slots.AMOUNT.number * 100 }}"), &[]),
+        // In another spelling.
+        (json!("eur"), &["AMOUNT_1"]),
+        (json!("€"), &["AMOUNT_1"]),
+        (json!("https://example.com/new-york"), &["LOCATION_1"]),
+        (json!("New Yorker"), &[]),
+        (json!(7), &[]),
+    ] {
+        let plan = one(json!({ "text": all, "other": other }));
+        let general = generalise(&plan, &values);
+        assert_eq!(general.literal, expected, "{other}");
+    }
+}
+
+#[test]
+fn slots_that_are_written_in_the_plan_are_known() {
+    let values = slots(&[
+        ("AMOUNT_1", amount("500", "EUR")),
+        ("DATE_1", json!("2026-12-01")),
+        ("LOCATION_1", json!("Rome")),
+    ]);
+    let plan = one(json!({
+        "amount": 500, "currency": "{{ slots.AMOUNT.currency }}", "day": "{{ slots.DATE }}", "until": "2026-12-01", "to": "{{ slots.LOCATION }}",
+    }));
+    let general = generalise(&plan, &values);
+    assert!(general.literal.is_empty() && !general.dated);
+    assert_eq!(general.written, ["AMOUNT_1", "DATE_1"]);
+    assert!(generalise(&general.plan, &values).written.is_empty());
+}
+
+#[test]
+fn a_plan_with_a_date_of_its_own_is_not_cacheable() {
+    let values = slots(&[("DATE_1", json!("2026-12-01"))]);
+    for (input, cacheable) in [
+        (json!({ "until": "2026-11-30" }), false),
+        (json!({ "until": "30.11.2026" }), false),
+        (json!({ "until": 20_261_130 }), false),
+        (json!({ "until": 1_796_000_000 }), false),
+        (json!({ "month": 11 }), false),
+        (json!({ "title": "Report of November" }), false),
+        // The slot's, and none.
+        (json!({ "until": "2026-12-01" }), true),
+        (json!({ "until": "{{ slots.DATE }}", "limit": 50 }), true),
+    ] {
+        assert_eq!(
+            is_cacheable(&one(input.clone()), &values),
+            cacheable,
+            "{input}"
+        );
+    }
+}
+
+#[test]
 fn shapes_do_not_depend_on_names_and_order() {
     let plan = json!({
         "steps": [

@@ -20,6 +20,7 @@ use crate::{
     },
     commands::start::PlanSource,
     controls::{REASON_MAX, reason_is_good},
+    planner::WrongHit,
     port::problem::{Problem, Refused},
     runs::entry_id,
     store::runs,
@@ -30,8 +31,35 @@ use crate::{
 #[derive(Default, Deserialize)]
 struct Planned {
     source: Option<String>,
+    hash: Option<String>,
     entry: Option<String>,
     template: Option<String>,
+    score: Option<f64>,
+    #[serde(default)]
+    lookup: Lookup,
+}
+
+/// How it was found.
+#[derive(Default, Deserialize)]
+struct Lookup {
+    /// The template of the goal.
+    template: Option<String>,
+    evidence: Option<f64>,
+}
+
+impl Planned {
+    /// The entry of another goal that the plan came from.
+    fn hit(&self) -> Option<WrongHit<'_>> {
+        let from_cache = self.source.as_deref() == Some(PlanSource::Cache.name());
+        Some(WrongHit {
+            entry: self.entry.as_deref().filter(|_| from_cache)?,
+            entry_template: self.template.as_deref(),
+            hash: self.hash.as_deref(),
+            template: self.lookup.template.as_deref()?,
+            score: self.score.unwrap_or(1.0),
+            evidence: self.lookup.evidence,
+        })
+    }
 }
 
 /// `POST /v1/runs/{id}/feedback`.
@@ -77,7 +105,10 @@ pub(crate) async fn give(
     entries.dedup();
     let forgets = !good && !entries.is_empty();
     if forgets {
-        append_forgotten(&caller, tenant, &entries).await?;
+        let planner = &caller.shared.planner;
+        let label = planned.hit();
+        let label = label.and_then(|hit| planner.refuted(tenant.as_str(), &hit));
+        append_forgotten(&caller, tenant, &entries, label.as_ref()).await?;
     }
     if !good && planned.source.as_deref() == Some(PlanSource::Cache.name()) {
         PLANS_FALSE_HITS.counter(&[]).increment(1);

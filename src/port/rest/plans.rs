@@ -1,7 +1,6 @@
 //! `/v1/plans`: cached plans, and what becomes of a goal. A key sees and forgets the plans of its own tenant; operators may name any.
 
 use axum::{Json, extract::Path, http::StatusCode};
-use serde_json::{Map, Value};
 
 use super::{
     caller::{Caller, Permitted, SentUpTo, detail},
@@ -11,16 +10,18 @@ use crate::{
     api::{
         list::{List, Page},
         plans::{
-            CachedPlanView, EXPLAIN_MAX, ExplainGoal, ExplainedGoal, GuardianView, WholeCachedPlan,
+            CachedPlanView, DENIED, EXPLAIN_MAX, ExplainGoal, ExplainedGoal, GuardianView,
+            WholeCachedPlan,
         },
         run_controls::OfTenant,
     },
     base::id::Tenant,
-    guardian::{Redactor, Verdict},
+    commands::start::GuardianVerdict,
     log::Append,
     planner::Place,
     port::problem::{Problem, Refused},
-    runs::PlanRecord,
+    runs::{self, PlanInputs, PlanRecord},
+    starts::{StartFields, StartTarget, to_raw},
 };
 
 /// `GET /v1/plans`.
@@ -72,7 +73,7 @@ pub(crate) async fn forget(
     let planner = &caller.shared.planner;
     let plan = planner.cached_plan(tenant.as_str(), &id);
     let plan = plan.ok_or_else(|| unknown(&caller))?;
-    append_forgotten(&caller, &tenant, &[&id]).await?;
+    append_forgotten(&caller, &tenant, &[&id], None).await?;
     let detail = detail([("template", plan.summary.template.as_str())]);
     caller
         .audit_change(&tenant, "plan.forgotten", ("plan", &id), detail)
@@ -89,40 +90,72 @@ pub(crate) async fn explain(
     let request: ExplainGoal = caller.body(body)?;
     let goal = request.goal.filter(|goal| !goal.trim().is_empty());
     let goal = goal.ok_or_else(|| caller.missing("goal"))?;
-    let guarded = caller.shared.guardian.look_at(&goal);
-    let guarded = guarded.map_err(|e| caller.invalid(format!("`goal`: {e}")))?;
+    let params = request.params.map(|params| to_raw(&params.into()));
+    let params = params.transpose().map_err(|e| caller.invalid(e.message))?;
+    let mut fields = StartFields {
+        what: StartTarget::Goal(goal),
+        params,
+        ..StartFields::default()
+    };
+    // As for a run, whose id only seals the values.
+    let guarded = caller.shared.guardian.guard(&mut fields, "explain");
+    let guarded = guarded.map_err(|e| match &*e.code {
+        "missing_goal" => caller.missing("goal"),
+        _ => caller.invalid(e.message),
+    })?;
+    let StartTarget::Goal(goal) = fields.what else {
+        return Err(caller.missing("goal"));
+    };
     let caller = caller.permit()?;
     let tenant = caller.tenant(of.tenant.as_deref())?;
-    let mut params = Value::Object(request.params.unwrap_or_default());
-    Redactor::default().redact_value(&mut params);
-    let params = match params {
-        Value::Object(members) => members,
-        _ => Map::new(),
-    };
-    let view = GuardianView {
-        verdict: match guarded.verdict {
-            Verdict::Pass => "pass",
-            Verdict::Flagged => "flagged",
-            Verdict::Denied => "denied",
+    let view = guarded.map_or_else(GuardianView::default, |guarded| GuardianView {
+        verdict: match guarded.report.verdict {
+            GuardianVerdict::Pass => "pass",
+            GuardianVerdict::Flagged => "flagged",
+            GuardianVerdict::Denied => DENIED,
         },
-        score: guarded.score,
-        patterns: guarded.patterns.iter().map(ToString::to_string).collect(),
+        score: guarded.report.score,
+        patterns: guarded.report.patterns,
+    });
+    let allowed = caller.key.scopes.constraints.allowed_workflows.iter();
+    let inputs = PlanInputs {
+        params: fields
+            .params
+            .map_or_else(runs::Json::empty_object, runs::Json::of_raw),
+        context: None,
+        received_at: caller.shared.clock.now().0,
+        allowed_workflows: allowed
+            .map(|allowed| match &allowed.version {
+                Some(version) => format!("{}@{version}", allowed.name),
+                None => allowed.name.clone(),
+            })
+            .collect(),
     };
+    let controls = caller.shared.controls.emergency();
     let planner = &caller.shared.planner;
-    let explained = planner.explain(tenant.as_str(), &guarded.text, params, view);
+    let explained = planner.explain(tenant.as_str(), &goal, inputs, view, &controls);
     Ok(Json(explained.await))
 }
 
-/// Writes that entries of a tenant are forgotten. Returns once that is durable.
+/// Writes that entries of a tenant are forgotten, and what was learned. Returns once that is durable.
 pub(crate) async fn append_forgotten(
     caller: &Permitted,
     tenant: &Tenant,
     entries: &[&str],
+    label: Option<&PlanRecord>,
 ) -> Result<(), Refused> {
     let tools = &caller.shared.tools;
-    let records = entries.iter().map(|entry| Append {
+    let label = label.map(PlanRecord::encode).transpose();
+    let label = label.map_err(|error| {
+        tracing::error!(%error, "a label of a cached plan cannot be written");
+        caller.refuse(Problem::log_unavailable())
+    })?;
+    let forgotten = entries
+        .iter()
+        .map(|entry| PlanRecord::forget(tenant.as_str(), entry));
+    let records = label.into_iter().chain(forgotten).map(|record| Append {
         topic: tools.names.plans.clone(),
-        record: PlanRecord::forget(tenant.as_str(), entry),
+        record,
     });
     let appended = tools.log.append(records.collect(), None);
     match tokio::time::timeout(APPEND_DEADLINE, appended).await {
