@@ -16,7 +16,7 @@ use crate::{
     config::GuardianSettings,
     controls::SecretKeys,
     envelope::Invalid,
-    guardian::{Guarded, Lines, Slot, TooLong, Verdict, guard, guard_with},
+    guardian::{Lines, Slot, Verdict, guard_with},
     runs::read_value,
     slots::{SEALED_MAX, seal},
 };
@@ -51,11 +51,6 @@ impl Guardian {
             },
             secrets,
         }
-    }
-
-    /// Looks at a goal that does not become a run.
-    pub fn look_at(&self, goal: &str) -> Result<Guarded, TooLong> {
-        guard(goal, &self.lines)
     }
 
     /// Replaces the personal data of a start that is a goal: in the goal, its params and its context. `None`: it is not a goal.

@@ -203,7 +203,7 @@ mod tests {
             let mut open: Vec<TcpStream> = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let mut request = [0; 64 * 1024];
+                let mut request = vec![0; 64 * 1024];
                 let _ = stream.read(&mut request).unwrap();
                 if let Some(content) = completion {
                     let message = json!({ "role": "assistant", "content": content });
@@ -228,7 +228,7 @@ mod tests {
             url: SecretUrl::new(Secret::new(url), &["http"]).unwrap(),
             model: "m".into(),
             api_key: None,
-            timeout: Duration::from_secs(300),
+            timeout: Duration::from_mins(5),
             price: None,
         };
         Endpoint::new(&model, BreakerSettings::default(), Arc::new(SystemClock)).unwrap()

@@ -41,7 +41,7 @@ use crate::{
         rest::caller::{Caller, Permitted},
     },
     runs::{PlanReady, Reused, Undo},
-    slots::reseal,
+    slots::{Values, reseal},
     starts::{inline, to_raw, unwritable, value},
     workflows::{Catalog, Resolved},
 };
@@ -243,7 +243,10 @@ impl RetryRequest<'_> {
             return Err(conflict(message));
         }
         let (resolved, read) = match &self.retry.plan {
-            Some(plan) => Self::edited(judge, plan)?,
+            Some(plan) => {
+                let concealed = self.concealed(judge.caller, plan);
+                Self::edited(judge, concealed.as_deref().unwrap_or(plan))?
+            }
             None => self.same(judge)?,
         };
         let reused = if self.retry.reuse {
@@ -256,6 +259,14 @@ impl RetryRequest<'_> {
             reused,
             undo: Vec::new(),
         })
+    }
+
+    /// The edited plan with placeholders instead of values of the goal's personal data, if it has any.
+    fn concealed(&self, caller: &Caller, plan: &RawValue) -> Option<Box<RawValue>> {
+        let sealed = self.earlier.started.sealed.as_deref()?;
+        let secrets = &caller.shared.tools.secrets;
+        let values = Values::open(secrets, self.earlier.run_id(), sealed).ok()?;
+        to_raw(&values.conceal_plan(plan)?).ok()
     }
 
     /// The edited plan of the request.

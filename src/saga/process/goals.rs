@@ -19,7 +19,7 @@ use crate::{
         start::{FoundPlan, RECORD_MAX, Start, WorkflowVersion},
     },
     log::topics::Names,
-    plans::shape::generalise,
+    plans::shape::is_cacheable,
     runs::{
         self, CachedPlan, DEPTH_MAX, ENTRY, Event, Found, Json, PlanInputs, PlanRecord,
         PlanRequest, StepError, entry_id, placeholders,
@@ -177,7 +177,7 @@ impl Arriving<'_> {
         let slots = slots(&start, before);
         let plan: Option<Value> = serde_json::from_str(decided.planned.steps.get()).ok();
         // A plan with a day of its own is for this goal alone.
-        let lasts = plan.is_some_and(|plan| !generalise(&plan, &slots).dated);
+        let lasts = plan.is_some_and(|plan| is_cacheable(&plan, &slots));
         let found = Found {
             slots: slots.clone(),
             template: known.template.filter(|_| lasts),

@@ -11,8 +11,13 @@ mod profile;
 mod verbs;
 mod words;
 
+pub use self::profile::Profile;
 use self::{lexicon::LEXICON, profile::PRONOUN, verbs::READ};
-pub use self::{phrases::same_phrases, profile::Profile};
+
+/// Whether both templates have the same phrases, in any order.
+pub fn same_phrases(one: &Profile, other: &Profile) -> bool {
+    phrases::same(&one.phrases, &other.phrases)
+}
 
 /// A gate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -5,7 +5,6 @@
 
 use super::{
     lexicon::{self, LEXICON},
-    profile::Profile,
     verbs::{Classes, READ},
     words::Token,
 };
@@ -104,13 +103,13 @@ pub(super) fn phrases(tokens: &[Token]) -> Vec<Phrase> {
     phrases
 }
 
-/// Whether both templates have the same phrases, in any order.
-pub fn same_phrases(one: &Profile, other: &Profile) -> bool {
-    let mut rest: Vec<&Phrase> = other.phrases.iter().collect();
+/// Whether both have the same phrases, in any order.
+pub(super) fn same(one: &[Phrase], other: &[Phrase]) -> bool {
+    let mut rest: Vec<&Phrase> = other.iter().collect();
     let like = |one: &Phrase, other: &Phrase| {
         one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.is_like(other))
     };
-    let found = one.phrases.iter().all(|phrase| {
+    let found = one.iter().all(|phrase| {
         let place = rest.iter().position(|other| like(phrase, other));
         place.map(|place| rest.remove(place)).is_some()
     });
@@ -119,7 +118,7 @@ pub fn same_phrases(one: &Profile, other: &Profile) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::{Profile, same_phrases};
 
     fn same(one: &str, other: &str) -> bool {
         let (one, other) = (Profile::new(one), Profile::new(other));
