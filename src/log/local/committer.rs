@@ -1,4 +1,4 @@
-//! The one thread that writes: takes what has gathered, commits it atomically and synced, wakes those who wait.
+//! The only thread that writes: it commits everything that is pending in one synced, atomic batch, and then wakes the waiting callers.
 
 use std::time::{Duration, Instant};
 
@@ -14,17 +14,17 @@ use crate::{
 const DISK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) fn run(shared: &Shared) {
-    let mut looked = Instant::now();
+    let mut measured = Instant::now();
     loop {
         let commit = {
             let mut sequencer = shared.sequencer.lock();
             while sequencer.idle() {
-                // A full disk is looked at even when everyone is refused.
+                // While the disk is full, appends are refused, so nothing else would measure its free space again.
                 shared
                     .gathered
                     .wait_for(&mut sequencer, Duration::from_secs(1));
                 if shared.full.load(std::sync::atomic::Ordering::Relaxed) {
-                    shared.look_at_disk();
+                    shared.measure_disk();
                 }
             }
             match sequencer.take() {
@@ -32,9 +32,9 @@ pub(super) fn run(shared: &Shared) {
                 None => return,
             }
         };
-        if looked.elapsed() > DISK_INTERVAL {
-            shared.look_at_disk();
-            looked = Instant::now();
+        if measured.elapsed() > DISK_INTERVAL {
+            shared.measure_disk();
+            measured = Instant::now();
         }
         if planted(Bug::AnswerBeforeDurable) {
             pause();
@@ -43,12 +43,12 @@ pub(super) fn run(shared: &Shared) {
             Ok(()) => {
                 shared.sequencer.lock().durable_now(&commit);
                 for (answer, positions) in commit.pending.waiters {
-                    // Whoever does not wait any more needs no answer.
+                    // The caller may have stopped waiting.
                     let _ = answer.send(Ok(positions));
                 }
             }
             Err(error) => {
-                // What the disk holds is unknown now. Nothing more is taken; the process ends, and the next start recovers.
+                // It is unknown what was written. Nothing more is accepted; the process ends, and the next start recovers.
                 tracing::error!(%error, "the log cannot be written");
                 let mut sequencer = shared.sequencer.lock();
                 sequencer.fail(&error);

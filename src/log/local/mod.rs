@@ -28,7 +28,7 @@ use sequencer::Sequencer;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
-    Source, ThreadError, TopicSpec, Work,
+    Share, Source, ThreadError, TopicSpec, Work,
     identity::{Kept, Place, resolve},
 };
 use crate::{
@@ -140,7 +140,7 @@ impl LocalLog {
             closing: Mutex::new(false),
             closed: Condvar::new(),
         });
-        shared.look_at_disk();
+        shared.measure_disk();
         let run = |name: &'static str, body: fn(&Shared)| {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -215,10 +215,20 @@ impl Log for LocalLog {
     }
 
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
+        self.lane_of_share(processor, topics, Share::WHOLE)
+    }
+
+    fn lane_of_share(
+        &self,
+        processor: &str,
+        topics: &[String],
+        share: Share,
+    ) -> Result<Box<dyn Lane>, LogError> {
         Ok(Box::new(lane::LocalLane::new(
             Arc::clone(&self.shared),
             processor,
             topics,
+            share,
         )?))
     }
 
@@ -335,7 +345,7 @@ impl Shared {
     }
 
     /// Measures the free space. A disk that cannot be asked counts as free: the store will tell.
-    fn look_at_disk(&self) {
+    fn measure_disk(&self) {
         let full = rustix::fs::statvfs(&self.dir)
             .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < self.options.min_free_bytes);
         self.full.store(full, std::sync::atomic::Ordering::Relaxed);
