@@ -1,4 +1,5 @@
-//! Lanes and sources of the embedded log: one owner of all partitions, a new one fences the one before.
+//! Lanes and sources of the embedded log. A lane owns all partitions, or a share of them; a new owner of the same share, or one that divides
+//! the partitions in another way, fences the one before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,19 +13,26 @@ use super::{
 use crate::{
     chaos::{Bug, pause, planted},
     log::{
-        Fetched, Finished, Lane, LogError, OffsetRange, Output, Polled, Reader, Source, TopicId,
-        Transaction, Work,
+        Fetched, Finished, Lane, LogError, OffsetRange, Output, Polled, Reader, Share, Source,
+        TopicId, Transaction, Work,
     },
     state::{Changes, StateStore},
 };
 
-fn all_partitions(shared: &Shared, topics: &[String]) -> Result<Vec<(usize, u32)>, LogError> {
+/// The partitions of a share.
+fn partitions_of(
+    shared: &Shared,
+    topics: &[String],
+    share: Share,
+) -> Result<Vec<(usize, u32)>, LogError> {
     let catalogue = shared.catalogue.read();
-    let mut all = Vec::new();
+    let mut partitions = Vec::new();
     for (index, topic) in topics.iter().enumerate() {
-        all.extend((0..catalogue.topic(topic)?.partitions).map(|p| (index, p)));
+        let all = 0..catalogue.topic(topic)?.partitions;
+        let own = all.filter(|partition| share.contains(*partition));
+        partitions.extend(own.map(|partition| (index, partition)));
     }
-    Ok(all)
+    Ok(partitions)
 }
 
 /// Commits and waits until it is durable.
@@ -47,6 +55,7 @@ fn commit(
 pub(super) struct LocalLane {
     shared: Arc<Shared>,
     processor: Arc<str>,
+    share: Share,
     epoch: u64,
     topics: Vec<String>,
     reader: LocalReader,
@@ -58,14 +67,16 @@ impl LocalLane {
         shared: Arc<Shared>,
         processor: &str,
         topics: &[String],
+        share: Share,
     ) -> Result<Self, LogError> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         let reader = LocalReader::new(Arc::clone(&shared), &names, UpTo::Sequenced)?;
         let processor: Arc<str> = processor.into();
-        let epoch = shared.sequencer.lock().own(&processor);
+        let epoch = shared.sequencer.lock().own(&processor, share);
         Ok(Self {
             shared,
             processor,
+            share,
             epoch,
             topics: topics.to_vec(),
             reader,
@@ -78,9 +89,10 @@ impl Lane for LocalLane {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if !self.announced {
             self.announced = true;
-            return Ok(Polled::Assigned(all_partitions(
+            return Ok(Polled::Assigned(partitions_of(
                 &self.shared,
                 &self.topics,
+                self.share,
             )?));
         }
         self.reader.poll(wait, out)?;
@@ -137,6 +149,7 @@ impl Lane for LocalLane {
             .collect();
         let ownership = Ownership {
             processor: &self.processor,
+            share: self.share,
             epoch: self.epoch,
             positions,
         };
@@ -194,7 +207,11 @@ impl Source for LocalSource {
         if !self.announced {
             self.announced = true;
             let topics = std::slice::from_ref(&self.topic);
-            return Ok(Polled::Assigned(all_partitions(&self.shared, topics)?));
+            return Ok(Polled::Assigned(partitions_of(
+                &self.shared,
+                topics,
+                Share::WHOLE,
+            )?));
         }
         self.reader.poll(wait, out)?;
         Ok(Polled::Records)
@@ -233,7 +250,7 @@ pub(super) struct LocalWork {
 impl LocalWork {
     pub(super) fn new(shared: Arc<Shared>, processor: &str, topic: &str) -> Result<Self, LogError> {
         let processor: Arc<str> = processor.into();
-        let epoch = shared.sequencer.lock().own(&processor);
+        let epoch = shared.sequencer.lock().own(&processor, Share::WHOLE);
         Ok(Self {
             source: LocalSource::new(shared, topic)?,
             processor,
@@ -272,6 +289,7 @@ impl Work for LocalWork {
         value.extend_from_slice(finished.metadata().as_bytes());
         let ownership = Ownership {
             processor: &self.processor,
+            share: Share::WHOLE,
             epoch: self.epoch,
             positions: vec![(row, value)],
         };
