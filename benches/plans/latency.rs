@@ -19,8 +19,12 @@ pub fn measure(goals: &mut Goals, clinc: &Clinc) {
     println!("\n-- latency at {ENTRIES} entries");
     let known = shuffled(goals, clinc.split("train"));
     let mut production = Production::new(Settings::default());
+    let since = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
+    let mut writes = Vec::new();
     for (intent, goal) in known.iter().take(ENTRIES) {
+        let begun = Instant::now();
         production.plan(goal, intent, &Lookup::default());
+        writes.push(since(begun));
     }
     let asked: Vec<_> = clinc.split("test").into_iter().take(LOOKUPS).collect();
     // Vectors are computed anew below; the goals are those of before.
@@ -31,7 +35,6 @@ pub fn measure(goals: &mut Goals, clinc: &Clinc) {
     let of = goals.of(&texts);
     let (mut embedding, mut search, mut all, mut exact) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let since = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
     for (text, goal) in texts.iter().zip(of) {
         let begun = Instant::now();
         let mut goal = Goals::anew(text, goal);
@@ -73,4 +76,22 @@ pub fn measure(goals: &mut Goals, clinc: &Clinc) {
             }
         }
     }
+    // A write now and then fits the metric anew.
+    Row::new(
+        "write of an entry, p50",
+        percentile(writes.clone(), 0.5),
+        "ms",
+    )
+    .print();
+    writes.sort_by(f64::total_cmp);
+    let fits: Vec<_> = writes
+        .iter()
+        .rev()
+        .take(3)
+        .map(|ms| format!("{ms:.0} ms"))
+        .collect();
+    println!(
+        "    the three longest writes, which fit the metric: {}",
+        fits.join(", ")
+    );
 }

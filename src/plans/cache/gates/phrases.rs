@@ -21,6 +21,13 @@ const SILENT: &[&str] = &[
 ];
 /// Questions that ask for a thing, and verbs that do: `what are my orders` and `list my orders`.
 const ASKING: &[&str] = &["what", "which"];
+/// Other words of questions.
+const QUESTIONS: &[&str] = &["who", "when", "where", "whose", "how", "why"];
+/// Words that join clauses. With one of them what stands at the start of a text need not belong to its first verb.
+const JOINING: &[&str] = &[
+    "and", "or", "then", "but", "so", "that", "if", "when", "while", "whether", "unless", "until",
+    "before", "after", "because", "as", "once", "who", "which", "what", "where", "how", "why",
+];
 
 /// A word of a phrase.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,10 +53,8 @@ impl Said {
 
 /// The phrases of a text.
 pub(super) fn phrases(tokens: &[Token]) -> Vec<Phrase> {
-    let start = tokens
-        .iter()
-        .position(|token| !OPENING.contains(&token.word()));
-    let tokens = &tokens[start.unwrap_or(tokens.len())..];
+    let moved = with_start_moved(tokens);
+    let tokens = without_opening(moved.as_deref().unwrap_or(tokens));
     let mut phrases = vec![Vec::new()];
     let begin = |phrases: &mut Vec<Phrase>| {
         if phrases.last().is_some_and(|phrase| !phrase.is_empty()) {
@@ -81,10 +86,7 @@ pub(super) fn phrases(tokens: &[Token]) -> Vec<Phrase> {
                 let verb = LEXICON.verb_in_place(stem).filter(|_| expected);
                 let asks = ASKING.contains(&word.as_str());
                 // Who, when and how are no `show`.
-                let asked = matches!(
-                    word.as_str(),
-                    "who" | "when" | "where" | "whose" | "how" | "why"
-                );
+                let asked = QUESTIONS.contains(&word.as_str());
                 let classes = match verb {
                     _ if asks => READ,
                     Some(classes) if !asked => classes,
@@ -101,6 +103,46 @@ pub(super) fn phrases(tokens: &[Token]) -> Vec<Phrase> {
     }
     phrases.retain(|phrase| !phrase.is_empty());
     phrases
+}
+
+/// What follows the words that make a request of it: also those of `tell me which orders are open`.
+fn without_opening(tokens: &[Token]) -> &[Token] {
+    let start = tokens
+        .iter()
+        .position(|token| !OPENING.contains(&token.word()));
+    let tokens = &tokens[start.unwrap_or(tokens.len())..];
+    match tokens {
+        [tell, me, rest @ ..]
+            if tell.word() == "tell"
+                && matches!(me.word(), "me" | "us")
+                && rest.first().is_some_and(|next| {
+                    ASKING.contains(&next.word()) || QUESTIONS.contains(&next.word())
+                }) =>
+        {
+            rest
+        }
+        _ => tokens,
+    }
+}
+
+/// `Within an hour, call them` as `call them within an hour`. `None`: it does not start like that, or the start may belong to something
+/// else than the verb, as in `tomorrow, remind her to call`.
+fn with_start_moved(tokens: &[Token]) -> Option<Vec<Token>> {
+    // `When` is among the verbs, because it asks.
+    let is_verb =
+        |token: &Token| token.word() != "when" && LEXICON.verb_in_place(token.stem()).is_some();
+    let at = tokens.iter().position(|token| *token == Token::Break)?;
+    let (start, rest) = (&tokens[..at], &tokens[at + 1..]);
+    let end = rest.iter().rposition(|token| *token != Token::Break)?;
+    let request = &rest[..=end];
+    let begins_with_verb = |tokens| without_opening(tokens).first().is_some_and(is_verb);
+    let clear = request
+        .iter()
+        .all(|token| *token != Token::Break && !JOINING.contains(&token.word()));
+    let mut words = without_opening(request).windows(2);
+    let clear = clear && !words.any(|two| two[0].word() == "to" && is_verb(&two[1]));
+    (clear && !start.is_empty() && !begins_with_verb(start) && begins_with_verb(request))
+        .then(|| [request, start].concat())
 }
 
 /// Whether both have the same phrases, in any order.
@@ -145,6 +187,22 @@ mod tests {
             ),
             ("Switch the alarm off", "Turn off the alarm"),
             ("What are the open orders?", "Which are the open orders"),
+            (
+                "Which invoices are overdue",
+                "Please tell me which invoices are overdue",
+            ),
+            (
+                "Send the samples from the lab to the plant within {NUMBER} hours",
+                "Within {NUMBER} hours, send the samples from the lab to the plant.",
+            ),
+            (
+                "To the building site, send the gravel",
+                "Send the gravel to the building site",
+            ),
+            (
+                "When the parcel has arrived, notify the customer",
+                "Notify the customer when the parcel has arrived",
+            ),
         ] {
             assert!(same(one, other), "{one} / {other}");
         }
@@ -175,6 +233,18 @@ mod tests {
             (
                 "Book a room for {DATE_1} and {DATE_2}",
                 "Book a room for {DATE_2} and {DATE_1}",
+            ),
+            (
+                "Tomorrow, ask her to send the offer",
+                "Ask her to send the offer tomorrow",
+            ),
+            (
+                "Overnight, check whether the server runs",
+                "Check whether the server runs overnight",
+            ),
+            (
+                "Cancel the order, send the invoice",
+                "Send the invoice cancel the order",
             ),
         ] {
             assert!(!same(one, other), "{one} / {other}");
