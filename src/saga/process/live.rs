@@ -12,7 +12,7 @@ use crate::{
         Command,
         start::{FoundPlan, Trace},
     },
-    runs::{Json, WorkflowVersion},
+    runs::{Json, RunStatus, WorkflowVersion},
     saga::{Run, TextKey},
 };
 
@@ -107,4 +107,9 @@ impl Hot {
             self.older = std::mem::take(&mut self.recent);
         }
     }
+}
+
+/// Whether a change of the controls may let the run continue: calls are held, or it has not begun.
+pub(super) fn waits_for_controls(run: &Run, about: &About) -> bool {
+    run.waits_for_controls() || about.feature.is_some() && run.status() == RunStatus::Queued
 }

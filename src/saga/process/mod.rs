@@ -13,6 +13,8 @@
 //! | `counts` | metrics |
 //! | `live` | the cache of runs in memory |
 //! | `rows` | the tables of keyed state |
+//! | `stored` | reading and writing runs of keyed state |
+//! | `stub` | what is remembered of an ended run |
 //! | `notices` | events about runs |
 //! | `audited` | audit entries |
 //! | `outputs` | the records that follow from events |
@@ -37,6 +39,8 @@ mod notices;
 mod outputs;
 mod rows;
 mod sealed;
+mod stored;
+mod stub;
 mod tasks;
 mod transform;
 mod view;

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use uuid::Uuid;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
     Settings, audited, begin,
@@ -16,8 +15,10 @@ use super::{
     inbox::{self, By, Message, RunInput},
     live::{About, Hot, Live},
     outputs,
-    rows::{CONTROLS, ControlsRow, HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
-    sealed, view,
+    rows::{CONTROLS, ControlsRow, HELD, RunKey},
+    sealed,
+    stub::{is_of, stub},
+    view,
 };
 use crate::{
     audit::Entry,
@@ -29,7 +30,7 @@ use crate::{
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
     runs::{Event, RunStatus},
-    saga::{self, Answer, Effects, Followers, Input, Notice, Refusal, Snapshot, decide},
+    saga::{self, Answer, Effects, Followers, Input, Notice, Refusal, decide},
     state::Window,
     stream::{Context, Failure, Rejected, Timer, Transform},
 };
@@ -48,14 +49,14 @@ pub(super) struct Runs {
     partitions: u32,
     settings: Settings,
     followers: Followers,
-    plans: Arc<Plans>,
+    pub(super) plans: Arc<Plans>,
     /// The identities of ended runs.
-    ended: Window,
-    hot: Hot,
+    pub(super) ended: Window,
+    pub(super) hot: Hot,
     /// `None` until the row was read.
     controls: Option<Emergency>,
     /// The runs that the open transaction has changed.
-    changed: Vec<RunKey>,
+    pub(super) changed: Vec<RunKey>,
     notices: Vec<(Uuid, Notice)>,
     counts: Counts,
     meters: Arc<Meters>,
@@ -122,46 +123,6 @@ impl Runs {
             self.controls = Some(holds::controls(state));
         }
         Ok(())
-    }
-
-    /// Loads a run into memory; false if it does not exist or has ended.
-    fn load(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<bool, Failure> {
-        if self.hot.get(&key).is_some() {
-            return Ok(true);
-        }
-        let Some(mut snapshot) = cx.get(&RUNS, &key)? else {
-            return Ok(false);
-        };
-        let damaged = |what: &str| Rejected::new("invalid_state", format!("the run's {what}"));
-        let start = cx.get(&STARTS, &key)?;
-        let start = start.ok_or_else(|| damaged("start record is missing"))?;
-        let begun = begin::read(&start.0, &self.plans)?;
-        let mut large = BTreeMap::new();
-        for text in snapshot.large().to_vec() {
-            let row = cx.get(&TEXTS, &(key, text.step, text.text as u8))?;
-            let TextRow(json) = row.ok_or_else(|| damaged("text of a step is missing"))?;
-            snapshot.put_back(text, json.clone());
-            large.insert(text, json);
-        }
-        let (updated_at, timer) = (snapshot.updated_at(), snapshot.timer());
-        let compiled = begun.plan.map(|plan| plan.compiled);
-        let run = snapshot
-            .restore(compiled, Arc::new(begun.started), begun.slots)
-            .ok_or_else(|| damaged("plan has another number of steps"))?;
-        let live = Live {
-            held: waits_for_controls(&run, &begun.about),
-            about: begun.about,
-            run,
-            body_hash: begun.body_hash,
-            updated_at,
-            timer,
-            large,
-            unstored: None,
-            stored: true,
-            changed: false,
-        };
-        self.hot.insert(key, live);
-        Ok(true)
     }
 
     fn start(
@@ -304,18 +265,6 @@ impl Runs {
         self.answer(run, source, answer);
         self.after(run, &effects);
         Ok(())
-    }
-
-    /// The stored start of a run in memory.
-    fn start_record(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<Command, Failure> {
-        let live = self.hot.get(&key);
-        if let Some(command) = live.and_then(|live| live.unstored.as_deref()) {
-            return Ok(command.clone());
-        }
-        let row = cx.get(&STARTS, &key)?;
-        let row =
-            row.ok_or_else(|| Rejected::new("invalid_state", "the run's start is missing"))?;
-        Ok(row.0)
     }
 
     /// Writes the records for planners that follow from the last events of a run in memory.
@@ -502,76 +451,6 @@ impl Runs {
         }
         Ok(())
     }
-
-    fn store_changed(&mut self, cx: &mut Context<'_>) {
-        for key in std::mem::take(&mut self.changed) {
-            self.store(key, cx);
-        }
-    }
-
-    /// Writes the row of a run that the transaction has changed, and sets its timer.
-    fn store(&mut self, key: RunKey, cx: &mut Context<'_>) {
-        let Some(live) = self.hot.get(&key) else {
-            return;
-        };
-        live.changed = false;
-        let timer_key = || Bytes::copy_from_slice(&key);
-        if live.run.has_ended() {
-            if let Some(due) = live.timer {
-                cx.cancel_timer(timer_key(), due);
-            }
-            if live.held {
-                cx.delete(&HELD, &key);
-            }
-            if live.stored {
-                cx.delete(&RUNS, &key);
-                cx.delete(&STARTS, &key);
-                for text in live.large.keys() {
-                    cx.delete(&TEXTS, &(key, text.step, text.text as u8));
-                }
-            }
-            let stub = stub(live.about.tenant.as_str(), &live.body_hash);
-            self.ended.insert(Identity(key), stub, cx.now());
-            self.hot.remove(&key);
-            return;
-        }
-        let held = waits_for_controls(&live.run, &live.about);
-        if held != live.held {
-            live.held = held;
-            if held {
-                cx.put(&HELD, &key, &Mark);
-            } else {
-                cx.delete(&HELD, &key);
-            }
-        }
-        // A timer that fires too early is harmless and is set again then. It must be moved only to an earlier time.
-        let queued = live.run.status() == RunStatus::Queued;
-        if let Some(due) = live.run.next_due()
-            && live.timer.is_none_or(|timer| due < timer)
-            // Its time has come, and a control keeps it queued.
-            && !(held && queued && due <= cx.now())
-        {
-            if let Some(before) = live.timer {
-                cx.cancel_timer(timer_key(), before);
-            }
-            cx.set_timer(timer_key(), due);
-            live.timer = Some(due);
-        }
-        if let Some(command) = live.unstored.take() {
-            cx.put(&STARTS, &key, &StartRow(*command));
-        }
-        let mut snapshot = Snapshot::of(&live.run, live.updated_at, live.timer);
-        for (text, json) in snapshot.take_large() {
-            // Only a person's decision changes a stored text.
-            if live.large.get(&text).is_some_and(|stored| stored.is(&json)) {
-                continue;
-            }
-            live.large.insert(text, json.clone());
-            cx.put(&TEXTS, &(key, text.step, text.text as u8), &TextRow(json));
-        }
-        cx.put(&RUNS, &key, &snapshot);
-        live.stored = true;
-    }
 }
 
 impl Transform for Runs {
@@ -635,11 +514,6 @@ impl Transform for Runs {
     }
 }
 
-/// Whether a change of the controls may let the run continue: calls are held, or it has not begun.
-fn waits_for_controls(run: &saga::Run, about: &About) -> bool {
-    run.waits_for_controls() || about.feature.is_some() && run.status() == RunStatus::Queued
-}
-
 /// The answer to what led to these events.
 fn done(events: &[Event]) -> Answer {
     let started = events.iter().find_map(|event| match event {
@@ -654,18 +528,4 @@ fn refused(refusal: Refusal) -> Answer {
         code: refusal.code(),
         message: refusal.to_string(),
     }
-}
-
-/// The remembered value of an ended run: hashes of its tenant and of the request's body hash, 8 bytes each.
-fn stub(tenant: &str, body_hash: &[u8; 16]) -> [u8; 16] {
-    let body = xxh3_64_with_seed(body_hash, 0);
-    let mut stub = [0; 16];
-    stub[..8].copy_from_slice(&xxh3_64(tenant.as_bytes()).to_be_bytes());
-    stub[8..].copy_from_slice(&body.to_be_bytes());
-    stub
-}
-
-/// Whether a stub belongs to a run of this tenant.
-fn is_of(stub: &[u8; 16], tenant: Option<&str>) -> bool {
-    tenant.is_none_or(|tenant| stub[..8] == xxh3_64(tenant.as_bytes()).to_be_bytes())
 }
