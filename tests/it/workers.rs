@@ -12,7 +12,10 @@ use omnilink::{
 };
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpSocket},
+};
 
 use crate::support::{
     port::{Node, Response, scopes},
@@ -196,8 +199,9 @@ async fn silence_and_refused_connections_differ_and_deadlines_hold() {
     tokio::spawn(async move {
         loop {
             // Accepts, reads a little, and hangs up.
-            let (stream, _) = cut.accept().await.unwrap();
-            stream.readable().await.unwrap();
+            let (mut stream, _) = cut.accept().await.unwrap();
+            // `readable` alone may be wrong.
+            stream.read_u8().await.unwrap();
         }
     });
     let _running = start(&node, &[]);
