@@ -104,25 +104,6 @@ pub(crate) fn announce_dropped(
     identity::announce_dropped(place, from, to);
 }
 
-/// The partitions of one of several lanes in a process: every `of`-th, from `index` on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Share {
-    /// From 0.
-    pub index: u32,
-    /// The number of lanes.
-    pub of: u32,
-}
-
-impl Share {
-    /// All partitions.
-    pub const WHOLE: Self = Self { index: 0, of: 1 };
-
-    /// Whether the partition belongs to it.
-    pub fn contains(self, partition: u32) -> bool {
-        partition % self.of.max(1) == self.index
-    }
-}
-
 /// A handle to the log, shared by all rooms. Calls that may wait on the network block: from async code,
 /// call them in `spawn_blocking`; [`Log::append`] alone never blocks.
 pub trait Log: Send + Sync {
@@ -163,16 +144,6 @@ pub trait Log: Send + Sync {
     /// A lane of `processor` over `topics`: reads its share of the partitions and commits
     /// transactions. Lanes of one processor share the partitions of all nodes.
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError>;
-
-    /// As [`Log::lane`], for one of several lanes of a processor in this process. A log whose group assigns the partitions needs no share.
-    fn lane_of_share(
-        &self,
-        processor: &str,
-        topics: &[String],
-        _share: Share,
-    ) -> Result<Box<dyn Lane>, LogError> {
-        self.lane(processor, topics)
-    }
 
     /// The group-managed input of a projection: its share of the partitions of `topic`, each read from the
     /// offset given to [`Source::open`].

@@ -12,12 +12,9 @@ use crate::{
     base::clock::SystemClock,
     config::Config,
     saga::{Followers, NAME, Sagas, Settings},
-    stream::{Processor, lane, progress::Progress},
+    stream::{lane, progress::Progress},
     telemetry::{Need, PartStatus, Readiness},
 };
-
-/// The maximum number of lanes on the embedded log.
-const LANES: usize = 2;
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {
     let runs = &config.runs;
@@ -30,14 +27,6 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
     })
 }
 
-/// The number of lanes. On the embedded log one lane processes while the other one waits for its commit.
-fn lanes(config: &Config) -> u32 {
-    if config.on_kafka() {
-        return 1;
-    }
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(LANES) as u32)
-}
-
 /// Starts it.
 pub(super) fn start(
     config: &Config,
@@ -45,7 +34,7 @@ pub(super) fn start(
     followers: &Followers,
     readiness: &Readiness,
     watch: &mut Watch,
-) -> anyhow::Result<Vec<lane::Running>> {
+) -> anyhow::Result<lane::Running> {
     let partitions = config.topics.partitions;
     let sagas = Sagas::new(
         &storage.names,
@@ -66,6 +55,5 @@ pub(super) fn start(
             .trouble()
             .map_or(PartStatus::ok(""), PartStatus::degraded)
     });
-    let sagas: Arc<dyn Processor> = Arc::new(sagas);
-    lane::start_all(&sagas, &setup, lanes(config)).context("the sagas cannot be started")
+    lane::start(Arc::new(sagas), setup).context("the sagas cannot be started")
 }

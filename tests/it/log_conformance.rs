@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use omnilink::{
     base::clock::{Clock, SystemClock},
     log::{
-        Class, Cleanup, Lane, LogError, OffsetRange, Output, Record, Share, Transaction,
-        partition_for, read_ranges, survey,
+        Class, Cleanup, LogError, OffsetRange, Output, Record, Transaction, partition_for,
+        read_ranges, survey,
     },
     state::{Changes, Space},
 };
@@ -323,57 +323,6 @@ fn a_stale_owner_is_fenced(test_log: TestLog) {
         .unwrap();
     let all = read_all(&*log, &out, 1);
     assert_eq!(all.iter().map(value).collect::<Vec<_>>(), ["heir"]);
-}
-
-#[test]
-fn lanes_of_the_embedded_log_share_its_partitions() {
-    let test_log = TestLog::new(LogKind::Local).unwrap();
-    let log = test_log.open("a");
-    let specs = [
-        test_log.spec("in", 5, Cleanup::Keep),
-        test_log.spec("out", 1, Cleanup::Keep),
-    ];
-    log.provision(&specs, true).unwrap();
-    let (input, out) = (test_log.topic("in"), test_log.topic("out"));
-    let lane = |index, of| {
-        let share = Share { index, of };
-        log.lane_of_share("p", std::slice::from_ref(&input), share)
-            .unwrap()
-    };
-    let commit = |lane: &mut dyn Lane, partition: u32, text: &str| {
-        lane.commit(Transaction {
-            outputs: vec![output(&out, record("k", text))],
-            state: Changes::default(),
-            positions: vec![(0, partition, 0)],
-        })
-    };
-    let (mut even, mut odd) = (lane(0, 2), lane(1, 2));
-    let partitions = |lane: &mut dyn Lane| {
-        let opened = wait_for_assignment(lane);
-        let all: Vec<_> = opened.iter().map(|(_, partition, _)| *partition).collect();
-        all
-    };
-    assert_eq!(partitions(&mut *even), [0, 2, 4]);
-    assert_eq!(partitions(&mut *odd), [1, 3]);
-    commit(&mut *even, 0, "even").unwrap();
-    commit(&mut *odd, 1, "odd").unwrap();
-    // The owner of a share fences the owner before it, and no other.
-    let mut odd_again = lane(1, 2);
-    let fenced = commit(&mut *odd, 1, "fenced").unwrap_err();
-    assert_eq!(fenced.class(), Class::Fatal, "{fenced}");
-    commit(&mut *odd_again, 1, "odd again").unwrap();
-    commit(&mut *even, 0, "even again").unwrap();
-    // An owner of all partitions fences all owners of shares, and the other way round.
-    let mut whole = lane(0, 1);
-    for (lane, partition) in [(&mut even, 0), (&mut odd_again, 1)] {
-        assert!(commit(&mut **lane, partition, "fenced").is_err());
-    }
-    commit(&mut *whole, 1, "whole").unwrap();
-    let _ = lane(0, 2);
-    assert!(commit(&mut *whole, 1, "fenced").is_err());
-    let all = read_all(&*log, &out, 5);
-    let all: Vec<_> = all.iter().map(value).collect();
-    assert_eq!(all, ["even", "odd", "odd again", "even again", "whole"]);
 }
 
 fn state_is_restored(test_log: TestLog) {

@@ -1,5 +1,4 @@
-//! Lanes and sources of the embedded log. A lane owns all partitions, or a share of them; a new owner of the same share, or one that divides
-//! the partitions in another way, fences the one before.
+//! Lanes and sources of the embedded log: one owner of all partitions, a new one fences the one before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,26 +12,19 @@ use super::{
 use crate::{
     chaos::{Bug, pause, planted},
     log::{
-        Fetched, Finished, Lane, LogError, OffsetRange, Output, Polled, Reader, Share, Source,
-        TopicId, Transaction, Work,
+        Fetched, Finished, Lane, LogError, OffsetRange, Output, Polled, Reader, Source, TopicId,
+        Transaction, Work,
     },
     state::{Changes, StateStore},
 };
 
-/// The partitions of a share.
-fn partitions_of(
-    shared: &Shared,
-    topics: &[String],
-    share: Share,
-) -> Result<Vec<(usize, u32)>, LogError> {
+fn all_partitions(shared: &Shared, topics: &[String]) -> Result<Vec<(usize, u32)>, LogError> {
     let catalogue = shared.catalogue.read();
-    let mut partitions = Vec::new();
+    let mut all = Vec::new();
     for (index, topic) in topics.iter().enumerate() {
-        let all = 0..catalogue.topic(topic)?.partitions;
-        let own = all.filter(|partition| share.contains(*partition));
-        partitions.extend(own.map(|partition| (index, partition)));
+        all.extend((0..catalogue.topic(topic)?.partitions).map(|p| (index, p)));
     }
-    Ok(partitions)
+    Ok(all)
 }
 
 /// Commits and waits until it is durable.
@@ -55,7 +47,6 @@ fn commit(
 pub(super) struct LocalLane {
     shared: Arc<Shared>,
     processor: Arc<str>,
-    share: Share,
     epoch: u64,
     topics: Vec<String>,
     reader: LocalReader,
@@ -67,16 +58,14 @@ impl LocalLane {
         shared: Arc<Shared>,
         processor: &str,
         topics: &[String],
-        share: Share,
     ) -> Result<Self, LogError> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         let reader = LocalReader::new(Arc::clone(&shared), &names, UpTo::Sequenced)?;
         let processor: Arc<str> = processor.into();
-        let epoch = shared.sequencer.lock().own(&processor, share);
+        let epoch = shared.sequencer.lock().own(&processor);
         Ok(Self {
             shared,
             processor,
-            share,
             epoch,
             topics: topics.to_vec(),
             reader,
@@ -89,10 +78,9 @@ impl Lane for LocalLane {
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if !self.announced {
             self.announced = true;
-            return Ok(Polled::Assigned(partitions_of(
+            return Ok(Polled::Assigned(all_partitions(
                 &self.shared,
                 &self.topics,
-                self.share,
             )?));
         }
         self.reader.poll(wait, out)?;
@@ -149,7 +137,6 @@ impl Lane for LocalLane {
             .collect();
         let ownership = Ownership {
             processor: &self.processor,
-            share: self.share,
             epoch: self.epoch,
             positions,
         };
@@ -207,11 +194,7 @@ impl Source for LocalSource {
         if !self.announced {
             self.announced = true;
             let topics = std::slice::from_ref(&self.topic);
-            return Ok(Polled::Assigned(partitions_of(
-                &self.shared,
-                topics,
-                Share::WHOLE,
-            )?));
+            return Ok(Polled::Assigned(all_partitions(&self.shared, topics)?));
         }
         self.reader.poll(wait, out)?;
         Ok(Polled::Records)
@@ -250,7 +233,7 @@ pub(super) struct LocalWork {
 impl LocalWork {
     pub(super) fn new(shared: Arc<Shared>, processor: &str, topic: &str) -> Result<Self, LogError> {
         let processor: Arc<str> = processor.into();
-        let epoch = shared.sequencer.lock().own(&processor, Share::WHOLE);
+        let epoch = shared.sequencer.lock().own(&processor);
         Ok(Self {
             source: LocalSource::new(shared, topic)?,
             processor,
@@ -289,7 +272,6 @@ impl Work for LocalWork {
         value.extend_from_slice(finished.metadata().as_bytes());
         let ownership = Ownership {
             processor: &self.processor,
-            share: Share::WHOLE,
             epoch: self.epoch,
             positions: vec![(row, value)],
         };

@@ -28,7 +28,7 @@ use sequencer::Sequencer;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
-    Share, Source, ThreadError, TopicSpec, Work,
+    Source, ThreadError, TopicSpec, Work,
     identity::{Kept, Place, resolve},
 };
 use crate::{
@@ -215,20 +215,10 @@ impl Log for LocalLog {
     }
 
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError> {
-        self.lane_of_share(processor, topics, Share::WHOLE)
-    }
-
-    fn lane_of_share(
-        &self,
-        processor: &str,
-        topics: &[String],
-        share: Share,
-    ) -> Result<Box<dyn Lane>, LogError> {
         Ok(Box::new(lane::LocalLane::new(
             Arc::clone(&self.shared),
             processor,
             topics,
-            share,
         )?))
     }
 

@@ -18,7 +18,7 @@ use crate::{
     base::clock::Millis,
     chaos::{Bug, planted},
     log::{
-        Acknowledged, Fenced, LogError, OffsetRange, Position, Share, Unavailable, partition_for,
+        Acknowledged, Fenced, LogError, OffsetRange, Position, Unavailable, partition_for,
         record_size,
     },
     state::Changes,
@@ -91,7 +91,7 @@ pub(super) struct Sequencer {
     tails: Vec<Tail>,
     pending: Pending,
     /// The newest owner of each processor's lane.
-    owners: HashMap<Arc<str>, Owners>,
+    owners: HashMap<Arc<str>, u64>,
     closing: bool,
     failed: Option<LogError>,
 }
@@ -193,15 +193,16 @@ impl Sequencer {
         tail.recent_bytes = tail.recent.iter().map(|b| b.bytes.len()).sum();
     }
 
-    /// Makes a new owner of a processor's share; the one before is fenced, and all owners that divide the partitions in another way.
-    pub(super) fn own(&mut self, processor: &Arc<str>, share: Share) -> u64 {
-        let owners = self.owners.entry(Arc::clone(processor)).or_default();
-        owners.own(share)
+    /// Makes a new owner of a processor's lane; the one before is fenced.
+    pub(super) fn own(&mut self, processor: &Arc<str>) -> u64 {
+        let epoch = self.owners.entry(Arc::clone(processor)).or_default();
+        *epoch += 1;
+        *epoch
     }
 
-    fn check_owner(&self, processor: &Arc<str>, share: Share, epoch: u64) -> Result<(), LogError> {
-        let owners = self.owners.get(processor);
-        if owners.is_some_and(|owners| owners.epoch(share) == Some(epoch)) {
+    fn check_owner(&self, processor: &Arc<str>, epoch: u64) -> Result<(), LogError> {
+        let newest = self.owners.get(processor).copied().unwrap_or_default();
+        if newest == epoch {
             return Ok(());
         }
         let processor = Arc::clone(processor);
@@ -277,42 +278,9 @@ impl Sequencer {
     }
 }
 
-/// The owners of the shares of a processor.
-#[derive(Default)]
-struct Owners {
-    /// The last epoch that was given to any of them.
-    last: u64,
-    /// By the index of the share; 0 if it has no owner yet.
-    epochs: Vec<u64>,
-}
-
-impl Owners {
-    fn own(&mut self, share: Share) -> u64 {
-        let of = share.of as usize;
-        if self.epochs.len() != of {
-            self.epochs = vec![0; of];
-        }
-        self.last += 1;
-        if let Some(epoch) = self.epochs.get_mut(share.index as usize) {
-            *epoch = self.last;
-        }
-        self.last
-    }
-
-    /// The epoch of the owner of a share; `None` if the partitions are divided in another way.
-    fn epoch(&self, share: Share) -> Option<u64> {
-        let same = self.epochs.len() == share.of as usize;
-        self.epochs
-            .get(share.index as usize)
-            .copied()
-            .filter(|_| same)
-    }
-}
-
 /// What a transaction adds to its appends.
 pub(super) struct Ownership<'a> {
     pub(super) processor: &'a Arc<str>,
-    pub(super) share: Share,
     pub(super) epoch: u64,
     pub(super) positions: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -384,9 +352,7 @@ impl Shared {
             return Err((answer, error));
         }
         if let Some(ownership) = ownership {
-            if let Err(error) =
-                sequencer.check_owner(ownership.processor, ownership.share, ownership.epoch)
-            {
+            if let Err(error) = sequencer.check_owner(ownership.processor, ownership.epoch) {
                 return Err((answer, error));
             }
             sequencer.pending.positions.extend(ownership.positions);

@@ -12,7 +12,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{Setup, failures::Failures, transforms::Transforms};
 use crate::{
-    log::{LogError, Share},
+    log::LogError,
     stream::{
         Processor,
         consumer::{Consumer, Member, Step},
@@ -31,16 +31,6 @@ impl Driver {
 
     /// As [`Driver::new`]; `seed` determines the jitter of its pauses.
     pub fn seeded(processor: Arc<dyn Processor>, setup: Setup, seed: u64) -> Self {
-        Self::of_share(processor, setup, Share::WHOLE, seed)
-    }
-
-    /// As [`Driver::seeded`], for one of several lanes of the processor in this process.
-    pub(super) fn of_share(
-        processor: Arc<dyn Processor>,
-        setup: Setup,
-        share: Share,
-        seed: u64,
-    ) -> Self {
         let topics = processor.topics();
         let progress = Arc::new(setup.progress.lane());
         let of = Member {
@@ -52,7 +42,6 @@ impl Driver {
             limits: SizeLimits::new(&setup.log, &setup.clock, processor.name()),
             processor,
             topics,
-            share,
             setup,
             progress,
             stop: Arc::default(),

@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{
     base::{clock::Clock, threads},
-    log::{Log, Share},
+    log::Log,
 };
 
 /// Stack size of a lane's thread: programs of topologies drop and copy deeply nested values. Unused stack takes no memory.
@@ -71,7 +71,6 @@ impl Drop for Running {
 }
 
 /// The dependencies of a lane.
-#[derive(Clone)]
 pub struct Setup {
     /// The log.
     pub log: Arc<dyn Log>,
@@ -85,28 +84,8 @@ pub struct Setup {
 
 /// Starts a lane of a processor on its own thread.
 pub fn start(processor: Arc<dyn Processor>, setup: Setup) -> std::io::Result<Running> {
-    start_share(processor, setup, Share::WHOLE)
-}
-
-/// Starts several lanes of a processor, which share its partitions.
-pub fn start_all(
-    processor: &Arc<dyn Processor>,
-    setup: &Setup,
-    lanes: u32,
-) -> std::io::Result<Vec<Running>> {
-    let shares = (0..lanes).map(|index| Share { index, of: lanes });
-    shares
-        .map(|share| start_share(Arc::clone(processor), setup.clone(), share))
-        .collect()
-}
-
-fn start_share(
-    processor: Arc<dyn Processor>,
-    setup: Setup,
-    share: Share,
-) -> std::io::Result<Running> {
     let name = format!("lane-{}", processor.name());
-    let mut driver = Driver::of_share(processor, setup, share, rand::random());
+    let mut driver = Driver::new(processor, setup);
     let stop = driver.stop_flag();
     let stopping = Arc::clone(&stop);
     let thread = std::thread::Builder::new()

@@ -19,7 +19,7 @@ use super::{
     task::{Input, Task},
 };
 use crate::{
-    log::{Class, Fetched, Lane, LogError, Share},
+    log::{Class, Fetched, Lane, LogError},
     state::Space,
     stream::{
         Processor,
@@ -34,7 +34,6 @@ use crate::{
 pub(super) struct Transforms {
     pub(super) processor: Arc<dyn Processor>,
     pub(super) topics: Vec<String>,
-    pub(super) share: Share,
     pub(super) setup: Setup,
     pub(super) progress: Arc<LaneProgress>,
     pub(super) stop: Arc<AtomicBool>,
@@ -61,8 +60,7 @@ impl Handler for Transforms {
 
     fn join(&mut self) -> Result<Box<dyn Lane>, LogError> {
         let log = &self.setup.log;
-        let name = self.processor.name();
-        let mut lane = log.lane_of_share(name, &self.topics, self.share)?;
+        let mut lane = log.lane(self.processor.name(), &self.topics)?;
         lane.stop_with(Arc::clone(&self.stop));
         Ok(lane)
     }
