@@ -1,7 +1,7 @@
 //! What speaks for a candidate, as one number: the logit of the probability that its plan is the right one.
 //!
-//! The weights are the prior that all entries share: a logistic regression on the develop split, made steeper by hand because its far
-//! tail was too pessimistic (`docs/plan-cache.md`). They are constants: what a tenant's goals teach is added by [`super::belief`].
+//! The weights are the prior that all entries share: a logistic regression on the develop splits (`docs/plan-cache.md`). They are constants:
+//! what a tenant's goals teach is added by [`super::belief`].
 
 /// Lowest similarity that counts for a competitor: unknown plans may be as near as that, even in an empty cache.
 const COMPETITOR_MIN: f64 = 0.6;
