@@ -17,7 +17,7 @@ pub use self::{
     clean::clean,
     injection::{Met, score},
     pii::Kind,
-    redact::{Redactor, Slot, bind, bind_value, placeholders},
+    redact::{Redactor, Slot, bind, bind_value, placeholders, whole_placeholder},
 };
 
 use serde_json::Value;

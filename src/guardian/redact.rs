@@ -226,7 +226,7 @@ pub fn placeholders(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The name of the placeholder that a text is.
-fn whole_placeholder(text: &str) -> Option<&str> {
+pub fn whole_placeholder(text: &str) -> Option<&str> {
     let name = placeholder(text.strip_prefix('{')?)?;
     (name.len() + 2 == text.len()).then_some(name)
 }

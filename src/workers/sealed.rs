@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::answer::{Ended, Failed, OUTPUT_MAX, output_too_large};
 use crate::{
     controls::SecretKeys,
-    guardian::placeholders,
+    guardian::{placeholders, whole_placeholder},
     runs::{CallKind, Json, StepCommand},
     slots::{BindError, TooLarge, UNREADABLE, Values},
 };
@@ -102,7 +102,7 @@ fn input(values: &Values, usage: Use, input: &str) -> Result<String, Failed> {
     if usage == Use::Request
         && let Some(body) = input["body"].as_str()
         && values.are_in(body)
-        && !is_placeholder(body)
+        && whole_placeholder(body).is_none()
     {
         let message = "a `body` that is a text must not have placeholders within it: a value could change its meaning. Send JSON, as an object";
         return Err(Failed::permanent("invalid_input", message));
@@ -119,12 +119,6 @@ fn input(values: &Values, usage: Use, input: &str) -> Result<String, Failed> {
         };
     }
     Ok(input.to_string())
-}
-
-/// Whether a text is one placeholder and nothing else.
-fn is_placeholder(text: &str) -> bool {
-    let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
-    inner.is_some() && placeholders(text).next() == inner
 }
 
 #[cfg(test)]

@@ -1,16 +1,12 @@
 //! `GET /v1/approvals` shows the values of placeholders to keys that may decide, and to nobody else; no other route shows them.
 
-use std::sync::Arc;
-
 use hyper::Method;
 use omnilink::{
-    base::clock::SystemClock,
     controls::SecretKeys,
     guardian::{Kind, Slot},
     log::{Append, Log},
-    projections::{Projector, Setup},
+    projections::Projector,
     slots::seal,
-    stream::progress::Progress,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -30,15 +26,7 @@ fn deciders_see_the_values_of_placeholders() {
     let store = Some(database.store());
     let dir = TempDir::new().unwrap();
     let node = database.runtime.block_on(Node::start_on(dir, None, store));
-    let setup = Setup {
-        store: database.store(),
-        log: node.log.clone(),
-        topic: node.names.runs.clone(),
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        runtime: database.runtime.handle().clone(),
-        progress: Arc::new(Progress::default()),
-    };
+    let setup = database.setup_on(&node, &node.names.runs);
     let projector = Projector::start_runs(&setup, 1).unwrap();
     let keys = SecretKeys::open_or_create(node.dir.path()).unwrap();
     let params = json!({ "n": 1, "to": "{EMAIL_1}", "other": "{EMAIL_2}" });

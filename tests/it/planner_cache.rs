@@ -9,10 +9,10 @@ use omnilink::{
     log::{Append, Log},
     planner::Settings,
     plans::jcs,
-    projections::{Projector, Setup},
+    projections::Projector,
     runs::{CachedPlan, ENTRY, Json, LABEL, PlanLabel, PlanRecord, RunRecord, entry_id},
-    saga::{self, Sagas},
-    stream::{lane, progress::Progress},
+    saga,
+    stream::lane,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -73,14 +73,7 @@ pub async fn node_with(planner: Settings) -> Node {
 
 pub fn start_sagas(node: &Node) -> lane::Running {
     let settings = saga::Settings::default();
-    let sagas = Sagas::new(&node.names, 4, settings, node.followers.clone());
-    let setup = lane::Setup {
-        log: node.log.clone(),
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        progress: Arc::new(Progress::default()),
-    };
-    lane::start(Arc::new(sagas), setup).unwrap()
+    sagas::start_sagas_with(node, settings)
 }
 
 /// Starts the run of a goal by hand, and returns its history once it has ended.
@@ -283,15 +276,7 @@ fn feedback_forgets_a_plan_and_is_audited() {
     let node = database
         .runtime
         .block_on(Node::start_on(TempDir::new().unwrap(), None, store));
-    let setup = Setup {
-        store: database.store(),
-        log: node.log.clone(),
-        topic: node.names.runs.clone(),
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        runtime: database.runtime.handle().clone(),
-        progress: Arc::new(Progress::default()),
-    };
+    let setup = database.setup_on(&node, &node.names.runs);
     let projector = Projector::start_runs(&setup, 1).unwrap();
     database.runtime.block_on(async {
         let (_planning, _sagas) = (start(&node), start_sagas(&node));

@@ -1,15 +1,13 @@
 //! What is learned from runs and goals, and for which goals it counts: plans of persons, flagged goals, feedback on aliases.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use hyper::Method;
 use omnilink::{
-    base::clock::SystemClock,
     commands::start::PlanSource,
     planner::Settings,
-    projections::{Projector, Setup},
+    projections::Projector,
     runs::{CachedPlan, LABEL, PlanLabel, PlanRecord},
-    stream::progress::Progress,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -141,15 +139,7 @@ fn feedback_on_the_plan_of_an_alias_outlasts_the_entry() {
     let node = database
         .runtime
         .block_on(Node::start_on(TempDir::new().unwrap(), None, store));
-    let setup = Setup {
-        store: database.store(),
-        log: node.log.clone(),
-        topic: node.names.runs.clone(),
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        runtime: database.runtime.handle().clone(),
-        progress: Arc::new(Progress::default()),
-    };
+    let setup = database.setup_on(&node, &node.names.runs);
     let projector = Projector::start_runs(&setup, 1).unwrap();
     database.runtime.block_on(async {
         let (_planning, _sagas) = (start(&node), start_sagas(&node));

@@ -4,16 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use omnilink::{
-    base::clock::SystemClock,
     commands::Command,
     controls::SecretKeys,
     log::{Append, Log},
     runs::{Event, RunRecord},
-    saga::{Sagas, Settings},
-    stream::{
-        lane::{self, Running},
-        progress::Progress,
-    },
+    saga::Settings,
+    stream::lane::Running,
 };
 use serde_json::{Value, json};
 
@@ -21,7 +17,7 @@ use crate::support::{
     TestLog, on_both_logs,
     port::Node,
     read_all,
-    sagas::{Processor, claimed, result},
+    sagas::{Processor, claimed, result, start_sagas_with},
     tasks::Queue,
     values::{EMAIL, PHONE, assert_nowhere, start, topics_of_runs},
     worker::{self, Got, Worker, answer},
@@ -46,14 +42,7 @@ fn start_sagas(node: &Node) -> Running {
         secrets: Some(Arc::new(keys_of(node))),
         ..Settings::default()
     };
-    let sagas = Sagas::new(&node.names, 4, settings, node.followers.clone());
-    let setup = lane::Setup {
-        log: node.log.clone(),
-        dlq: node.names.dlq.clone(),
-        clock: Arc::new(SystemClock),
-        progress: Arc::<Progress>::default(),
-    };
-    lane::start(Arc::new(sagas), setup).unwrap()
+    start_sagas_with(node, settings)
 }
 
 async fn append(node: &Node, command: &Command) {
