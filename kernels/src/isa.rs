@@ -13,6 +13,7 @@ use crate::{Block, Lane, lane};
 type Panel = unsafe fn(&[Lane], usize, Range<usize>, &[Block], &Lane, bool, &mut [Lane]);
 type AddNorm = unsafe fn(&mut [Lane], &[Lane], usize, &[Lane], &[Lane], f32);
 type Dots = unsafe fn(&[Lane], &[Lane], &mut [f32]);
+type ByteDots = unsafe fn(&[i8], &[i16], &mut [i32]);
 
 /// The kernels compiled for an instruction set that this processor has.
 ///
@@ -23,6 +24,7 @@ pub struct Isa {
     softmax: unsafe fn(&mut [Lane], usize),
     add_norm: AddNorm,
     dots: Dots,
+    byte_dots: ByteDots,
 }
 
 impl Isa {
@@ -33,6 +35,7 @@ impl Isa {
             softmax: avx512::softmax,
             add_norm: avx512::add_norm,
             dots: avx512::dots,
+            byte_dots: avx512::byte_dots,
         })
     }
 
@@ -44,6 +47,7 @@ impl Isa {
             softmax: avx2::softmax,
             add_norm: avx2::add_norm,
             dots: avx2::dots,
+            byte_dots: avx2::byte_dots,
         })
     }
 
@@ -90,6 +94,14 @@ impl Isa {
         // SAFETY: as in `panel`.
         unsafe { (self.dots)(rows, vector, out) }
     }
+
+    /// The dot product of `vector`, whose length is a multiple of 32, and each row of `rows`, which has rows of the same length, one after
+    /// another. The sums must fit into `i32`.
+    #[inline]
+    pub fn byte_dots(&self, rows: &[i8], vector: &[i16], out: &mut [i32]) {
+        // SAFETY: as in `panel`.
+        unsafe { (self.byte_dots)(rows, vector, out) }
+    }
 }
 
 /// The functions of an instruction set around its `tile`, which computes up to `$most` rows of a panel in registers.
@@ -134,6 +146,11 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         pub(super) fn add_norm(x: &mut [Lane], other: &[Lane], rows: usize, scale: &[Lane], shift: &[Lane], epsilon: f32) {
             lane::add_norm(x, other, rows, scale, shift, epsilon);
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn byte_dots(rows: &[i8], vector: &[i16], out: &mut [i32]) {
+            lane::byte_dots(rows, vector, out);
         }
     };
 }
@@ -358,6 +375,22 @@ mod tests {
                     let expected: f64 = floats(row).iter().zip(&vector_floats).map(|(x, y)| x * y).sum();
                     prop_assert!((f64::from(out) - expected).abs() < 1e-3);
                 }
+            }
+        }
+
+        #[test]
+        fn a_dot_product_of_bytes_is_exact(rows in prop::collection::vec(any::<[i8; 64]>(), 0..20), vector: [i16; 64], double: bool) {
+            // Rows of 64, or half as many of 128.
+            let rows = &rows.as_flattened()[..rows.len() / 2 * 128];
+            let vector = vector.repeat(1 + usize::from(double));
+            let rows_of = rows.chunks_exact(vector.len());
+            let expected: Vec<i32> = rows_of
+                .map(|row| row.iter().zip(&vector).map(|(x, y)| i32::from(*x) * i32::from(*y)).sum())
+                .collect();
+            for isa in all() {
+                let mut out = vec![0; expected.len()];
+                isa.byte_dots(rows, &vector, &mut out);
+                prop_assert_eq!(&out, &expected);
             }
         }
 

@@ -1,8 +1,14 @@
 //! The index of vectors: an exact scan over a matrix. An index outside the process (Qdrant) may stand in for it.
+//!
+//! The scan waits for memory more than for sums, so it reads a copy of a quarter of the size first (`bytes`), and of the matrix only the
+//! rows that can be among the nearest. What it finds is what reading all rows would find.
 
 use std::collections::HashMap;
 
-use super::dot::{LANES, Lane, dots, lanes};
+use super::{
+    bytes::Bytes,
+    dot::{LANES, Lane, dot, lanes},
+};
 
 /// Finds the vectors nearest to another. The ids are those of the cache's entries within a tenant.
 ///
@@ -24,6 +30,8 @@ pub trait VectorIndex: Send + Sync {
 pub struct Exact {
     /// A vector after the other.
     rows: Vec<Lane>,
+    /// The same vectors.
+    bytes: Bytes,
     /// The entry of each row.
     ids: Vec<u32>,
     /// The row of each entry.
@@ -46,11 +54,13 @@ impl VectorIndex for Exact {
         let vector = lanes(vector);
         if let Some(&at) = self.places.get(&id) {
             self.rows[at * LANES..(at + 1) * LANES].copy_from_slice(&vector);
+            self.bytes.set(at, &vector);
             return;
         }
         self.places.insert(id, self.ids.len());
         self.ids.push(id);
         self.rows.extend_from_slice(&vector);
+        self.bytes.push(&vector);
     }
 
     /// The last row takes the place of the removed one.
@@ -67,36 +77,32 @@ impl VectorIndex for Exact {
         }
         self.ids.truncate(last);
         self.rows.truncate(last * LANES);
+        self.bytes.swap_remove(at);
     }
 
     fn search(&self, vector: &[f32], most: usize) -> Vec<(u32, f32)> {
-        /// Rows whose scores are computed before they are looked at.
-        const BLOCK: usize = 256;
         let vector = lanes(vector);
-        let mut scores = [0.0_f32; BLOCK];
-        // Sorted, the nearest first. It is short, and few rows get into it.
+        // Sorted, the nearest first; of equal ones the first row. It is short, and few rows get into it.
         let mut nearest: Vec<(u32, f32)> = Vec::with_capacity(most + 1);
-        let blocks = self.rows.chunks(BLOCK * LANES).zip(self.ids.chunks(BLOCK));
-        for (rows, ids) in blocks {
-            let scores = &mut scores[..ids.len()];
-            dots(rows, &vector, scores);
-            for (&id, &score) in ids.iter().zip(&*scores) {
-                let full = nearest.len() == most;
-                if full && nearest.last().is_none_or(|(_, worst)| score <= *worst) {
-                    continue;
-                }
-                let at = nearest.partition_point(|(_, better)| *better >= score);
-                nearest.insert(at, (id, score));
-                nearest.truncate(most);
+        for (at, highest) in self.bytes.candidates(&vector, most) {
+            let worst = nearest.get(most - 1).map(|(_, worst)| *worst);
+            if worst.is_some_and(|worst| highest < worst) {
+                continue;
             }
+            let score = dot(self.row(at), &vector);
+            if worst.is_some_and(|worst| score <= worst) {
+                continue;
+            }
+            let place = nearest.partition_point(|(_, better)| *better >= score);
+            nearest.insert(place, (self.ids[at], score));
+            nearest.truncate(most);
         }
         nearest
     }
 
     fn similarity(&self, id: u32, vector: &[f32]) -> Option<f32> {
-        let mut score = [0.0];
-        dots(self.row(*self.places.get(&id)?), &lanes(vector), &mut score);
-        Some(score[0])
+        let at = *self.places.get(&id)?;
+        Some(dot(self.row(at), &lanes(vector)))
     }
 }
 
@@ -120,8 +126,74 @@ mod tests {
         vector.into_iter().map(|x| x / length).collect()
     }
 
+    /// A vector near one of three others: `apart` is the length of the difference.
+    fn near(centre: u32, seed: u32, apart: f32) -> Vec<f32> {
+        let pairs = vector(centre % 3).into_iter().zip(vector(seed));
+        pairs.map(|(x, y)| x + apart * y).collect()
+    }
+
+    /// What a scan of all floats finds: of rows with the same score the first.
+    fn scan(rows: &[(u32, Vec<f32>)], sought: &[f32], most: usize) -> Vec<(u32, f32)> {
+        let score = |row: &[f32]| dot(&lanes(row), &lanes(sought));
+        let mut all: Vec<_> = rows.iter().map(|(id, row)| (*id, score(row))).collect();
+        all.sort_by(|(_, one), (_, other)| other.partial_cmp(one).unwrap());
+        all.truncate(most);
+        all
+    }
+
+    #[test]
+    fn zeros_are_found_in_the_order_of_their_rows() {
+        let mut index = Exact::default();
+        let zeros = vec![0.0; DIMENSIONS];
+        for id in [7, 3, 9, 5] {
+            index.insert(id, &zeros);
+        }
+        index.insert(3, &vector(1));
+        let found = index.search(&vector(1), 3);
+        assert_eq!(found[0].0, 3);
+        assert_eq!(found[1..], [(7, 0.0), (9, 0.0)]);
+        assert_eq!(index.search(&zeros, 2), [(7, 0.0), (3, 0.0)]);
+        assert_eq!(index.search(&zeros, 0), []);
+        index.insert(5, &[f32::NAN; DIMENSIONS]);
+        index.remove(7);
+        let found = index.search(&vector(1), 9);
+        assert_eq!(found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 9]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Also where many scores are nearly equal, or equal, and whatever the lengths: the same entries, scores and order.
+        #[test]
+        fn it_is_a_scan_of_all_floats(
+            changes in prop::collection::vec((0..300_u32, any::<Option<u8>>(), 0..4_usize, 0..8_usize), 0..400),
+            (centre, seed, of_apart) in (0..3_u32, 0..300_u32, 0..4_usize),
+            most in 0..40_usize,
+        ) {
+            const APART: [f32; 4] = [0.0, 1e-3, 0.05, 1.0];
+            const LENGTHS: [f32; 8] = [1.0, 1.0, 1.0, 1.0, 1.0, 0.999, 1e-30, 0.0];
+            let mut index = Exact::default();
+            let mut rows: Vec<(u32, Vec<f32>)> = Vec::new();
+            for (id, change, apart, length) in changes {
+                let known = rows.iter().position(|(other, _)| *other == id);
+                if let Some(seed) = change {
+                    let row = near(seed.into(), u32::from(seed) / 3, APART[apart]);
+                    let row: Vec<f32> = row.into_iter().map(|x| x * LENGTHS[length]).collect();
+                    index.insert(id, &row);
+                    match known {
+                        Some(at) => rows[at].1 = row,
+                        None => rows.push((id, row)),
+                    }
+                } else {
+                    index.remove(id);
+                    known.map(|at| rows.swap_remove(at));
+                }
+            }
+            for length in [1.0, 20.0, 1e-30] {
+                let sought: Vec<f32> = near(centre, seed, APART[of_apart]).iter().map(|x| x * length).collect();
+                prop_assert_eq!(index.search(&sought, most), scan(&rows, &sought, most));
+            }
+        }
 
         /// After any inserts and removals the index finds what comparing with each vector finds.
         #[test]

@@ -7,13 +7,14 @@
 //! |---|---|
 //! | `record` | what the records say |
 //! | `tenant` | the entries of a tenant, and what is derived from them |
-//! | `index`, `dot` | the nearest vectors |
+//! | `index`, `bytes`, `dot` | the nearest vectors |
 //! | `metric` | how a tenant's vectors are compared with the means of plans |
 //! | `lookup` | the stages of a look-up |
 //! | `gates` | what must be equal in two templates |
 //! | `evidence`, `belief` | how certain it is that a plan is right, and what labels teach about it |
 
 mod belief;
+mod bytes;
 mod dot;
 mod evidence;
 mod gates;
