@@ -28,14 +28,15 @@ pub struct Isa {
 }
 
 impl Isa {
-    /// With AVX-512, if this processor has it.
+    /// With AVX-512 (and AVX2), if this processor has it.
     pub fn avx512() -> Option<Self> {
-        is_x86_feature_detected!("avx512f").then_some(Self {
+        let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2");
+        has.then_some(Self {
             panel: avx512::panel,
             softmax: avx512::softmax,
             add_norm: avx512::add_norm,
             dots: avx512::dots,
-            byte_dots: avx512::byte_dots,
+            byte_dots: avx2::byte_dots,
         })
     }
 
@@ -146,11 +147,6 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         pub(super) fn add_norm(x: &mut [Lane], other: &[Lane], rows: usize, scale: &[Lane], shift: &[Lane], epsilon: f32) {
             lane::add_norm(x, other, rows, scale, shift, epsilon);
-        }
-
-        #[target_feature(enable = $features)]
-        pub(super) fn byte_dots(rows: &[i8], vector: &[i16], out: &mut [i32]) {
-            lane::byte_dots(rows, vector, out);
         }
     };
 }
@@ -274,6 +270,12 @@ mod avx2 {
             }
             *out = lane.fold(|x, y| x + y);
         }
+    }
+
+    /// Wider registers gain nothing: it waits for memory. And the compiler does not use them here without AVX-512BW.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn byte_dots(rows: &[i8], vector: &[i16], out: &mut [i32]) {
+        lane::byte_dots(rows, vector, out);
     }
 
     #[target_feature(enable = "avx2,fma")]

@@ -103,24 +103,26 @@ impl Bytes {
         // A row's numbers are at most as long as if all were the largest.
         let longest = f64::from(BYTE) * (DIMENSIONS as f64).sqrt();
         let rest = (longest * vector.rest * (1.0 + ROUNDING)) as f32;
-        let mut products = [0; BLOCK];
+        let (mut products, mut bounds) = ([0; BLOCK], [(0.0, 0.0); BLOCK]);
         // The highest of what rows have at least, sorted. The last bounds from below what is among the nearest.
         let mut lowest: Vec<f32> = Vec::with_capacity(most + 1);
         let mut bar = f32::NEG_INFINITY;
         let mut candidates = Vec::new();
         let blocks = self.rows.chunks(BLOCK).zip(self.scales.chunks(BLOCK));
         for (block, (rows, scales)) in blocks.enumerate() {
-            let products = &mut products[..rows.len()];
+            let (products, bounds) = (&mut products[..rows.len()], &mut bounds[..rows.len()]);
             byte_dots(rows.as_flattened(), &vector.numbers, products);
-            for (at, (product, scale)) in products.iter().zip(scales).enumerate() {
+            // Apart from the comparisons, so that many are computed at once.
+            for ((bounds, product), scale) in bounds.iter_mut().zip(products).zip(scales) {
                 let about = *product as f32 * scale.step * vector.step;
                 // The last summand: products near 0 lose their last digits.
                 let error = scale.error * length + scale.step * rest + f32::MIN_POSITIVE;
-                let highest = about + error;
+                *bounds = (about - error, about + error);
+            }
+            for (at, &(low, high)) in bounds.iter().enumerate() {
                 // Never for what is no number.
-                if highest >= bar {
-                    candidates.push((block * BLOCK + at, highest));
-                    let low = about - error;
+                if high >= bar {
+                    candidates.push((block * BLOCK + at, high));
                     if low > bar {
                         let place = lowest.partition_point(|other| *other >= low);
                         lowest.insert(place, low);
@@ -130,32 +132,82 @@ impl Bytes {
                 }
             }
         }
-        candidates.retain(|(_, highest)| *highest >= bar);
+        candidates.retain(|(_, high)| *high >= bar);
         candidates
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::dot::lanes, *};
+    use super::{
+        super::dot::{dot, lanes},
+        *,
+    };
+
+    /// Whole numbers from `-most` to `most`, made up from `seed`; the first is `most`.
+    fn numbers(seed: u64, most: f32) -> [f32; DIMENSIONS] {
+        let mut state = seed;
+        let mut numbers = [0.0; DIMENSIONS].map(|_: f32| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * most
+        });
+        numbers = numbers.map(f32::round);
+        numbers[0] = most;
+        numbers
+    }
+
+    /// The product of two vectors, and the highest one that their bytes leave possible.
+    fn product(row: &[f32], vector: &[f32]) -> (f32, f32) {
+        let (row, vector) = (lanes(row), lanes(vector));
+        let mut bytes = Bytes::default();
+        bytes.push(&row);
+        let candidates = bytes.candidates(&vector, 1);
+        (dot(&row, &vector), candidates[0].1)
+    }
 
     /// The rows that are read are few; otherwise the copy would only cost time.
     #[test]
     fn few_rows_are_candidates() {
         let mut bytes = Bytes::default();
-        let mut state = 1_u64;
-        let mut row = || {
-            let mut next = || {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-            };
-            let row: Vec<f32> = (0..DIMENSIONS).map(|_| next()).collect();
-            lanes(&row)
-        };
-        (0..1_000).for_each(|_| bytes.push(&row()));
-        let candidates = bytes.candidates(&row(), 5);
+        (0..1_000).for_each(|seed| bytes.push(&lanes(&numbers(seed, 1e6))));
+        let candidates = bytes.candidates(&lanes(&numbers(1_000, 1e6)), 5);
         assert!((5..50).contains(&candidates.len()), "{}", candidates.len());
+    }
+
+    /// A vector along what the bytes leave out of the row.
+    #[test]
+    fn no_product_is_higher_than_its_bound_for_what_bytes_leave_out() {
+        for seed in 0..20 {
+            let row = numbers(seed, 1e6);
+            let whole = Whole::new(&lanes(&row), BYTE);
+            let kept = whole.numbers.map(|number| f32::from(number) * whole.step);
+            let left: Vec<f32> = row.iter().zip(kept).map(|(x, y)| x - y).collect();
+            let (product, highest) = product(&row, &left);
+            assert!(product <= highest, "{product} {highest}");
+        }
+    }
+
+    /// Most of the vector is lost in its words.
+    #[test]
+    fn no_product_is_higher_than_its_bound_for_what_words_leave_out() {
+        let mut vector = [0.49 / f32::from(WORD); DIMENSIONS];
+        vector[0] = 1.0;
+        let (product, highest) = product(&[0.05; DIMENSIONS], &vector);
+        assert!(product <= highest, "{product} {highest}");
+    }
+
+    /// Bytes and words leave nothing out; only sums of floats are rounded. The second product is hardly more than the smallest float.
+    #[test]
+    fn no_product_is_higher_than_its_bound_for_rounding() {
+        for seed in 0..100 {
+            for (of_row, of_vector) in [(1.0, 1.0), (2.0_f32.powi(-80), 2.0_f32.powi(-90))] {
+                let row = numbers(seed, BYTE.into()).map(|x| x * of_row);
+                let vector = numbers(!seed, WORD.into()).map(|x| x * of_vector);
+                let (product, highest) = product(&row, &vector);
+                assert!(product <= highest, "{product} {highest}");
+            }
+        }
     }
 }
