@@ -109,6 +109,7 @@ impl Production {
         let key = format!("{TENANT}\u{1f}{}", goal.key);
         self.cache
             .apply(key.as_bytes(), Some(CacheRecord::Entry(entry)));
+        self.cache.fit();
     }
 
     /// One goal from beginning to end.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockUpgradableReadGuard};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -164,6 +164,18 @@ impl Table {
                 state.unindexed.insert(name);
             }
         }
+        drop(state);
+        self.fit();
+    }
+
+    /// Learns anew how vectors are compared, where many have changed. Look-ups wait only while the result is put in.
+    fn fit(&self) {
+        let state = self.state.upgradable_read();
+        let fits = state.cache.fits();
+        if !fits.is_empty() {
+            let mut state = RwLockUpgradableReadGuard::upgrade(state);
+            state.cache.set_fits(fits);
+        }
     }
 
     /// Puts entries back that could not be embedded.
@@ -209,6 +221,8 @@ impl Table {
         for key in &old {
             state.forget(key);
         }
+        drop(guard);
+        self.fit();
         old
     }
 }
@@ -409,6 +423,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plans::cache::DIMENSIONS;
 
     #[test]
     fn a_placeholder_and_the_slot_of_its_name_have_the_same_shape() {
@@ -420,5 +435,47 @@ mod tests {
         // Cached plans do not have it.
         assert_eq!(shape_of(&mail("{EMAIL_1}"), &BTreeMap::new()), of_model);
         assert_ne!(shape_of(&mail("{EMAIL_2}"), &BTreeMap::new()), of_model);
+    }
+
+    #[test]
+    fn how_vectors_are_compared_is_learned_when_they_come() {
+        let table = Table::new(Plans::default(), false);
+        let plan = json!({ "steps": [{ "id": "a", "tool": "mail", "input": {} }] });
+        let body = json!({ "run_id": "r", "plan": plan, "hash": "h", "source": "llm" });
+        for n in 0..100 {
+            let record = PlanRecord {
+                tenant: "acme".into(),
+                entry: n.to_string(),
+                kind: ENTRY.into(),
+                template: "Mail it".into(),
+                at: 0,
+                body: body.to_string(),
+            };
+            let value = record.encode().unwrap().value.unwrap();
+            let key = entry_key("acme", &n.to_string());
+            table.apply(
+                key.as_bytes(),
+                Some(&value),
+                &Arc::default(),
+                &Bounds::default(),
+            );
+        }
+        let entries = table.take_without_vector(100);
+        assert_eq!(entries.len(), 100);
+        let vector = |n: usize| {
+            let mut vector = [0.0; DIMENSIONS];
+            (vector[0], vector[1]) = (0.8, [0.6, -0.6][n % 2]);
+            Vector::from(vector)
+        };
+        let vectors: Vec<Vector> = (0..100).map(vector).collect();
+        {
+            let mut state = table.state.write();
+            for ((name, _), vector) in entries.iter().zip(&vectors) {
+                state.cache.set_vector(&name.0, &name.1, vector);
+            }
+        }
+        assert!(!table.cache().cache().fits().is_empty());
+        table.set_vectors(entries, &vectors);
+        assert!(table.cache().cache().fits().is_empty());
     }
 }

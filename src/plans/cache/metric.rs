@@ -35,16 +35,13 @@ impl Metric {
         self.fitted == 0 || size * 4 > self.fitted * 5 || size * 2 < self.fitted
     }
 
-    /// Fits it to the differences of vectors from the mean of their plan.
+    /// Fitted to the differences of vectors from the mean of their plan. `size`: entries beyond the first of their plan.
     pub(super) fn fit<'a>(
-        &mut self,
         size: usize,
         of: impl Iterator<Item = (&'a [Lane], &'a [f32], usize)>,
-    ) {
-        self.rows.clear();
-        self.fitted = 0;
+    ) -> Self {
         if size < FEWEST {
-            return;
+            return Self::default();
         }
         let every = size.div_ceil(SAMPLE).max(1);
         let mut scatter = vec![0.0_f32; DIMENSIONS * DIMENSIONS];
@@ -59,10 +56,12 @@ impl Metric {
             degrees += 1.0 - 1.0 / count as f64;
         }
         let Some(inverse) = inverse_of_root(&covariance(&scatter, degrees)) else {
-            return;
+            return Self::default();
         };
-        self.rows = inverse.chunks(DIMENSIONS).flat_map(lanes).collect();
-        self.fitted = size;
+        Self {
+            rows: inverse.chunks(DIMENSIONS).flat_map(lanes).collect(),
+            fitted: size,
+        }
     }
 
     /// A vector in its coordinates.
@@ -202,9 +201,9 @@ mod tests {
         let entries: Vec<_> = (0..2_000).map(|n| unit(1, [0.6, -0.6][n % 2])).collect();
         let mut sum = vec![0.0; DIMENSIONS];
         sum[0] = 0.8 * 2_000.0;
-        let mut metric = Metric::default();
-        assert!(metric.is_due(1_999) && !metric.is_due(FEWEST - 1));
-        metric.fit(
+        let none = Metric::default();
+        assert!(none.is_due(1_999) && !none.is_due(FEWEST - 1));
+        let metric = Metric::fit(
             1_999,
             entries.iter().map(|entry| (&entry[..], &sum[..], 2_000)),
         );
@@ -214,7 +213,6 @@ mod tests {
         let base = metric.white(&unit(1, 0.0));
         let [within, between] = [1, 2].map(|axis| cosine(&base, &metric.white(&unit(axis, 0.6))));
         assert!(within > 0.95 && between < 0.85, "{within} {between}");
-        metric.fit(3, std::iter::empty());
-        assert!(!metric.is_due(3));
+        assert!(!Metric::fit(3, std::iter::empty()).is_due(3));
     }
 }

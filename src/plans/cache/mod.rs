@@ -28,7 +28,7 @@ mod tests;
 
 use std::collections::HashMap;
 
-use self::tenant::Tenant;
+use self::tenant::{Fitted, Tenant};
 pub use self::{
     belief::{Belief, Tally, logistic, logit},
     dot::DIMENSIONS,
@@ -71,6 +71,16 @@ impl Default for Settings {
 pub struct Cache<P> {
     settings: Settings,
     tenants: HashMap<String, Tenant<P>>,
+}
+
+/// How the vectors of some tenants are to be compared ([`Cache::fits`]).
+pub struct Fits(Vec<(String, Fitted)>);
+
+impl Fits {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl<P> Cache<P> {
@@ -161,6 +171,29 @@ impl<P> Cache<P> {
             .get(tenant)
             .into_iter()
             .flat_map(Tenant::entries)
+    }
+
+    /// Learns anew how the vectors of tenants are compared whose entries have changed much: computes [`Cache::fits`] and takes them in.
+    /// Without this they are compared as before.
+    pub fn fit(&mut self) {
+        let fits = self.fits();
+        self.set_fits(fits);
+    }
+
+    /// What [`Cache::fit`] changes. It takes tens of milliseconds for each of these tenants, and look-ups can go on meanwhile.
+    pub fn fits(&self) -> Fits {
+        let tenants = self.tenants.iter();
+        let fits = tenants.filter_map(|(name, tenant)| Some((name.clone(), tenant.fitted()?)));
+        Fits(fits.collect())
+    }
+
+    /// Takes in what [`Cache::fits`] returned. Nothing may have changed since.
+    pub fn set_fits(&mut self, fits: Fits) {
+        for (name, fitted) in fits.0 {
+            if let Some(tenant) = self.tenants.get_mut(&name) {
+                tenant.set_fitted(fitted);
+            }
+        }
     }
 
     /// Frees the memory of what has expired.

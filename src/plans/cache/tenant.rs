@@ -81,6 +81,12 @@ pub(super) struct Tenant<P> {
     pub(super) shapes: HashMap<Arc<str>, Shape>,
 }
 
+/// A metric that was fitted anew, and the means in its coordinates.
+pub(super) struct Fitted {
+    metric: Metric,
+    means: Vec<(Arc<str>, Option<Box<White>>)>,
+}
+
 /// Entries with plans of the same shape.
 #[derive(Default)]
 pub(super) struct Shape {
@@ -109,8 +115,9 @@ impl Mean {
             .for_each(|(sum, x)| *sum += sign * x);
     }
 
-    fn whiten(&mut self, metric: &Metric) {
-        self.white = (self.count > 1).then(|| Box::new(metric.white(&lanes(&self.sum))));
+    /// In the coordinates of a metric.
+    fn whitened(&self, metric: &Metric) -> Option<Box<White>> {
+        (self.count > 1).then(|| Box::new(metric.white(&lanes(&self.sum))))
     }
 }
 
@@ -249,7 +256,6 @@ impl<P> Tenant<P> {
             None => self.index.remove(slot),
         }
         self.count_vector(slot, true);
-        self.fit();
     }
 
     /// Counts the vector of a slot in the mean of its shape, or takes it out.
@@ -278,14 +284,14 @@ impl<P> Tenant<P> {
             *entries -= 1;
             *plans -= usize::from(mean.count == 0);
         }
-        mean.whiten(&self.metric);
+        mean.white = mean.whitened(&self.metric);
     }
 
-    /// Fits the metric anew where the entries have changed much.
-    fn fit(&mut self) {
+    /// The metric fitted anew, and all means in its coordinates. `None`: the entries have not changed much.
+    pub(super) fn fitted(&self) -> Option<Fitted> {
         let (entries, plans) = self.vectors;
         if !self.metric.is_due(entries - plans) {
-            return;
+            return None;
         }
         let slots = self.slots.iter().enumerate();
         let known =
@@ -295,9 +301,22 @@ impl<P> Tenant<P> {
             let vector = self.index.vector(slot)?;
             (mean.count > 1).then_some((vector, &mean.sum[..], mean.count))
         });
-        self.metric.fit(entries - plans, differences);
-        for shape in self.shapes.values_mut() {
-            shape.mean.whiten(&self.metric);
+        let metric = Metric::fit(entries - plans, differences);
+        let means = self.shapes.iter();
+        let means = means.map(|(shape, of)| (shape.clone(), of.mean.whitened(&metric)));
+        Some(Fitted {
+            means: means.collect(),
+            metric,
+        })
+    }
+
+    /// Takes in what [`Tenant::fitted`] returned. Nothing has changed since.
+    pub(super) fn set_fitted(&mut self, fitted: Fitted) {
+        self.metric = fitted.metric;
+        for (shape, white) in fitted.means {
+            if let Some(shape) = self.shapes.get_mut(&shape) {
+                shape.mean.white = white;
+            }
         }
     }
 

@@ -445,6 +445,47 @@ fn candidates_from_outside_are_checked_against_the_entries() {
     assert_eq!(hit(&ask(&[])), None);
 }
 
+#[test]
+fn what_varies_between_goals_of_a_plan_counts_less_after_a_fit() {
+    let mut cache = Cache::new(Settings::default());
+    for n in 0..100 {
+        let mut vector = vector(0.8, 1);
+        vector[2] *= [1.0, -1.0][n % 2];
+        let record = EntryRecord {
+            shape: "same".into(),
+            vector: Some(vector),
+            ..entry("Cancel the order {ID}")
+        };
+        put(&mut cache, "acme", &n.to_string(), record);
+    }
+    let mean = |cache: &Cache<u32>| {
+        let (_, evidence) = cache
+            .evidence(&Query {
+                tenant: "acme",
+                key: "please cancel order {id}",
+                text: "Please cancel order {ID}",
+                slots: &BTreeMap::new(),
+                vector: Some(&vector(0.8, 1)),
+                candidates: None,
+                now: 1,
+                allowed: &|_, _| Ok(()),
+            })
+            .unwrap();
+        evidence.mean
+    };
+    assert!((mean(&cache) - 0.8).abs() < 1e-5);
+    assert!(!cache.fits().is_empty());
+    cache.fit();
+    assert!(cache.fits().is_empty());
+    assert!(mean(&cache) > 0.9, "{}", mean(&cache));
+    // Too few are left.
+    for n in 0..60 {
+        cache.apply(&key("acme", &n.to_string()), None);
+    }
+    cache.fit();
+    assert!((mean(&cache) - 0.8).abs() < 1e-5);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
