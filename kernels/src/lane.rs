@@ -177,22 +177,20 @@ pub(super) fn add_norm(
     }
 }
 
-/// The dot product of `vector`, whose length is a multiple of 32, and each row of `rows`, which has rows of the same length.
+/// The dot product of two vectors, whose length is a multiple of 32.
 #[inline(always)]
-pub(super) fn byte_dots(rows: &[i8], vector: &[i16], out: &mut [i32]) {
+pub(super) fn byte_dot(row: &[i8], vector: &[i16]) -> i32 {
     /// So many sums side by side fill the registers, and the compiler multiplies and adds pairs with one instruction.
     const SUMS: usize = 32;
     let (vector, rest) = vector.as_chunks::<SUMS>();
     debug_assert!(rest.is_empty());
-    for (row, out) in rows.chunks_exact(vector.len() * SUMS).zip(out) {
-        let mut sums = [0_i32; SUMS];
-        for (row, vector) in row.as_chunks::<SUMS>().0.iter().zip(vector) {
-            for ((sum, x), y) in sums.iter_mut().zip(row).zip(vector) {
-                *sum += i32::from(*x) * i32::from(*y);
-            }
+    let mut sums = [0_i32; SUMS];
+    for (row, vector) in row.as_chunks::<SUMS>().0.iter().zip(vector) {
+        for ((sum, x), y) in sums.iter_mut().zip(row).zip(vector) {
+            *sum += i32::from(*x) * i32::from(*y);
         }
-        *out = sums.iter().sum();
     }
+    sums.iter().sum()
 }
 
 #[cfg(test)]
