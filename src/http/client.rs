@@ -105,7 +105,7 @@ impl Client {
         let max = self.options.max_body_bytes;
         if request.uri().scheme() == Some(&Scheme::HTTPS) {
             let tls = self.tls.as_ref().map_err(Clone::clone)?;
-            tls.send(request, max).await
+            Box::pin(tls.send(request, max)).await
         } else {
             self.plain.send(request, max).await
         }

@@ -79,7 +79,8 @@ where
         loop {
             let (mut open, reused) = match self.take(server) {
                 Some(open) => (open, true),
-                None => (self.connect(uri.clone()).await?, false),
+                // In a box, because it is large and rare.
+                None => (Box::pin(self.connect(uri.clone())).await?, false),
             };
             match open.exchange(request, max).await {
                 Ok(response) => {

@@ -214,13 +214,7 @@ impl Inner {
         };
         let near_miss = found.near_miss.as_ref().filter(|_| cacheable);
         let label = near_miss.and_then(|near| self.label(goal, &made.plan, near));
-        let tools = match catalog.definitions(&made.compiled) {
-            Ok(tools) => tools,
-            Err(error) => {
-                let answer = Self::none(goal, request, &error.to_string());
-                return Answered { answer, label };
-            }
-        };
+        let tools = catalog.definitions(&made.compiled);
         let hash = jcs::hash(&made.plan);
         let Some(planned) = planned(PlanSource::Llm, hash, &Json::of(&made.plan)) else {
             let answer = Self::none(goal, request, "the plan cannot be written");

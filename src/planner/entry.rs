@@ -164,7 +164,7 @@ impl Entry {
         let resolved = match workflow {
             None => None,
             Some(workflow) => {
-                let resolved = catalog.to_run(workflow).map_err(|_| "plan_invalid")?;
+                let resolved = catalog.to_run(workflow);
                 let version = resolved.workflow.ok_or("workflow_gone")?;
                 Some((Arc::clone(workflow), version))
             }
@@ -172,7 +172,7 @@ impl Entry {
         // Persons and workflows may reach what they like.
         let trusted = resolved.is_some() || self.cached.source == PlanSource::Person.name();
         Ok(Ready {
-            tools: catalog.definitions(&compiled).map_err(|_| "plan_invalid")?,
+            tools: catalog.definitions(&compiled),
             red: if trusted {
                 BTreeMap::new()
             } else {
@@ -216,6 +216,6 @@ impl Entry {
 
 /// The SHA-256 of a tool's definition as runs keep it; `None` for builtin tools, which have none.
 fn hash(tool: &Definition) -> Option<String> {
-    let text = tool.kept.as_ref()?.to_string();
+    let text = tool.kept.as_ref()?.get();
     Some(hex(&Sha256::digest(text)))
 }

@@ -273,19 +273,19 @@ impl Inner {
         };
         let mut shown = PlanStage::new(stage, "hit");
         (shown.workflow, shown.score) = (Some(workflow.name.clone()), Some(score));
-        let resolved = catalog.to_run(&workflow).map_err(|e| e.to_string());
+        let resolved = catalog.to_run(&workflow);
         let disabled = goal.disabled_workflows.contains(&workflow.name);
         let bound = if disabled {
             Err("workflow_disabled".to_owned())
         } else {
-            bind(&workflow, goal).and_then(|params| Ok((params, resolved?)))
+            bind(&workflow, goal)
         };
         match bound {
-            Ok((params, resolved)) => {
+            Ok(params) => {
                 found.choice = Some(Choice {
                     source: PlanSource::Catalog,
                     hash: workflow.hash.clone(),
-                    plan: Json::of(&workflow.plan),
+                    plan: Json::of_raw(workflow.plan.clone()),
                     workflow: resolved.workflow,
                     tools: resolved.tools,
                     params: Some(params),

@@ -99,7 +99,7 @@ fn of_workflow(
     fields: &StartFields,
 ) -> Result<Resolved, Invalid> {
     check(&workflow.params, params, fields)?;
-    catalog.to_run(workflow).map_err(unwritable)
+    Ok(catalog.to_run(workflow))
 }
 
 /// The plan of a request, with its tools.
@@ -136,7 +136,7 @@ pub fn inline(catalog: &Catalog, plan: &RawValue) -> Result<Resolved, Invalid> {
             hash: jcs::hash(&given),
             steps: plan.to_owned(),
         }),
-        tools: catalog.definitions(&read).map_err(unwritable)?,
+        tools: catalog.definitions(&read),
     })
 }
 
@@ -164,7 +164,7 @@ fn task(
             hash: jcs::hash(&plan),
             steps: to_raw(&plan)?,
         }),
-        tools: catalog.definitions(&read).map_err(unwritable)?,
+        tools: catalog.definitions(&read),
     })
 }
 

@@ -282,8 +282,9 @@ impl Dispatch {
                     http_tool::answer(kind, response, now)
                 })
             }
-            Call::Query(query) => query.answer(left).await,
-            Call::Record(record) => record.answer(left).await,
+            // In boxes of their own: they are large, and each call would carry the room for them.
+            Call::Query(query) => Box::pin(query.answer(left)).await,
+            Call::Record(record) => Box::pin(record.answer(left)).await,
         }
     }
 
@@ -326,7 +327,7 @@ impl Dispatch {
         let Some(ask) = settings.ask(&command.tool, key) else {
             return Ok(None);
         };
-        let decision = self.parts.limiter.take(&ask).await;
+        let decision = Box::pin(self.parts.limiter.take(&ask)).await;
         let wait_ms = decision.tightest.map_or(0, |tightest| tightest.wait_ms);
         match decision.outcome {
             Outcome::Granted { grants, lease } if grants.all() => Ok(lease),

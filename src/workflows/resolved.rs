@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::{catalog::Catalog, workflow::Workflow};
 use crate::{
@@ -23,8 +23,8 @@ pub struct Resolved {
 
 impl Catalog {
     /// What a run of a workflow copies.
-    pub fn to_run(&self, workflow: &Workflow) -> Result<Resolved, serde_json::Error> {
-        Ok(Resolved {
+    pub fn to_run(&self, workflow: &Workflow) -> Resolved {
+        Resolved {
             workflow: Some(WorkflowVersion {
                 name: workflow.name.clone(),
                 version: workflow.version.to_string(),
@@ -33,21 +33,17 @@ impl Catalog {
             plan: Some(Planned {
                 source: PlanSource::Workflow,
                 hash: workflow.hash.clone(),
-                steps: to_raw_value(&workflow.plan)?,
+                steps: workflow.plan.clone(),
             }),
-            tools: self.definitions(&workflow.steps)?,
-        })
+            tools: self.definitions(&workflow.steps),
+        }
     }
 
     /// The definitions of the tools that a plan calls, without builtin tools.
-    pub fn definitions(
-        &self,
-        plan: &Plan,
-    ) -> Result<BTreeMap<String, Box<RawValue>>, serde_json::Error> {
+    pub fn definitions(&self, plan: &Plan) -> BTreeMap<String, Box<RawValue>> {
         let called = self.called(plan);
         called
-            .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.as_ref()?)))
-            .map(|(name, kept)| Ok((name, to_raw_value(kept)?)))
+            .filter_map(|tool| Some((tool.tool.name.clone(), tool.kept.clone()?)))
             .collect()
     }
 }

@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use hyper::Uri;
-use serde_json::Value;
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{schema::Schema, source::Source};
 use crate::plans::{BUILTINS, Fault, Pointer, Tool, Worker};
@@ -15,8 +18,8 @@ pub struct Definition {
     pub tool: Tool,
     /// `input_schema`, compiled.
     pub schema: Arc<Schema>,
-    /// The definition that start records contain: as in the file, without the secret. `None` for builtin tools, which every node has.
-    pub kept: Option<Value>,
+    /// The definition that start records contain, as compact JSON: as in the file, without the secret. `None` for builtin tools, which every node has.
+    pub kept: Option<Box<RawValue>>,
 }
 
 impl fmt::Debug for Definition {
@@ -85,7 +88,7 @@ impl Definition {
         };
         let good = faults.is_empty();
         source.report_all(&root, &faults);
-        let kept = without_secret(&source.json);
+        let kept = to_raw_value(&without_secret(&source.json)).ok()?;
         let definition = Self {
             tool,
             schema: Arc::new(schema?),
@@ -96,7 +99,7 @@ impl Definition {
 
     /// Its size in a start record, in bytes.
     pub(super) fn size(&self) -> usize {
-        let kept = self.kept.as_ref().map_or(0, |kept| kept.to_string().len());
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.get().len());
         kept + self.tool.name.len() + 4
     }
 }

@@ -48,10 +48,7 @@ impl Triggers {
             if workflow.triggers.is_empty() {
                 continue;
             }
-            // JSON values always have a JSON text.
-            let Ok(resolved) = catalog.to_run(workflow) else {
-                continue;
-            };
+            let resolved = catalog.to_run(workflow);
             let at = triggers.workflows.len();
             for (n, trigger) in workflow.triggers.iter().enumerate() {
                 if let Trigger::Event(trigger) = trigger {

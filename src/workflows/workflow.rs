@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use semver::Version;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{schema::Schema, trigger::Trigger};
 use crate::plans::{OnExhausted, Plan, Template, template};
@@ -24,8 +24,8 @@ pub struct Workflow {
     pub bind: BTreeMap<String, Template>,
     /// The schema of its params.
     pub params: Schema,
-    /// The plan as written in the file: start records contain it, and the hash is computed from it.
-    pub plan: Value,
+    /// The plan as written in the file, as compact JSON: start records contain it, and the hash is computed from it.
+    pub plan: Box<RawValue>,
     /// The parsed plan.
     pub steps: Arc<Plan>,
     /// The SHA-256 of the plan's canonical form, in hexadecimal digits.

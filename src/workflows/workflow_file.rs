@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use semver::Version;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::to_raw_value};
 
 use super::{
     catalog::Catalog,
@@ -102,7 +102,7 @@ pub(super) fn read(source: &mut Source, tools: &Catalog) -> Option<Workflow> {
         examples,
         bind,
         params: params?,
-        plan: plan?.clone(),
+        plan: to_raw_value(plan?).ok()?,
         steps: Arc::new(steps?),
         hash: jcs::hash(plan?),
         triggers,
@@ -114,7 +114,7 @@ pub(super) fn read(source: &mut Source, tools: &Catalog) -> Option<Workflow> {
 
 /// Checks that plan and tool definitions fit into a start record, and the nesting depth of the plan.
 fn check_size(workflow: &Workflow, source: &mut Source, tools: &Catalog) -> bool {
-    let plan = workflow.plan.to_string();
+    let plan = workflow.plan.get();
     let at = Pointer::root().at("plan");
     let levels = depth(plan.as_bytes());
     if levels > DEPTH_MAX {

@@ -42,7 +42,7 @@ use crate::{
     },
     runs::{PlanReady, Reused, Undo},
     slots::{Values, reseal},
-    starts::{inline, to_raw, unwritable, value},
+    starts::{inline, to_raw, value},
     workflows::{Catalog, Resolved},
 };
 
@@ -303,7 +303,7 @@ impl RetryRequest<'_> {
                 hash: earlier.hash.clone(),
                 steps: to_raw(&given)?,
             }),
-            tools: catalog.definitions(&read).map_err(unwritable)?,
+            tools: catalog.definitions(&read),
         };
         Ok((resolved, Arc::new(read)))
     }
@@ -436,7 +436,7 @@ impl RetryRequest<'_> {
                 hash: jcs::hash(&plan),
                 steps: to_raw(&plan)?,
             }),
-            tools: catalog.definitions(&read).map_err(unwritable)?,
+            tools: catalog.definitions(&read),
         };
         Ok(PreparedRun {
             resolved,
