@@ -22,10 +22,7 @@ use omnilink::{
     telemetry::Status,
 };
 use parking_lot::Mutex;
-use tokio::{
-    task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::{task::JoinSet, time::sleep};
 
 #[path = "../common/report.rs"]
 mod report;
@@ -38,6 +35,8 @@ const KEYS: usize = 8;
 /// Decisions a second, and in all, in Redis.
 const PER_SECOND: u32 = 1_000;
 const IN_REDIS: usize = 20_000;
+/// What a decision may take in Redis, at the 99th percentile, in microseconds.
+const REDIS_US: f64 = 300.0;
 /// So much that nothing is refused.
 const LIMIT: u32 = 100_000_000;
 
@@ -75,11 +74,15 @@ fn subjects() -> Vec<Subject> {
 /// As the port does: a place in flight, then the rate. The place is given back.
 async fn decide(limiter: &Limiter, subject: &Subject) {
     let entered = limiter.take(&Ask::enter(subject, LIMIT)).await;
+    rate(limiter, subject).await;
+    assert!(matches!(entered.outcome, Outcome::Granted { .. }));
+}
+
+/// The rate alone.
+async fn rate(limiter: &Limiter, subject: &Subject) {
     let ask = Ask::items(subject, || [127, 0, 0, 1].into(), ["order.paid"]);
     let taken = limiter.take(&ask).await;
-    for decision in [&entered, &taken] {
-        assert!(matches!(decision.outcome, Outcome::Granted { .. }));
-    }
+    assert!(matches!(taken.outcome, Outcome::Granted { .. }));
 }
 
 async fn in_memory() {
@@ -170,38 +173,53 @@ async fn in_redis() {
     }
     let subjects: Arc<[Subject]> = subjects().into();
     let mut next = 0;
-    let decisions = paced(|| {
+    let mut with = || {
         next += 1;
-        let (limiter, subjects) = (limiter.clone(), Arc::clone(&subjects));
-        async move { decide(&limiter, &subjects[next % KEYS]).await }
+        (limiter.clone(), Arc::clone(&subjects), next % KEYS)
+    };
+    let windows = paced(|| {
+        let (limiter, subjects, at) = with();
+        async move { rate(&limiter, &subjects[at]).await }
+    })
+    .await;
+    let both = paced(|| {
+        let (limiter, subjects, at) = with();
+        async move { decide(&limiter, &subjects[at]).await }
     })
     .await;
     for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
         let at = |took: &[f64]| percentile(took.to_vec(), share);
-        Row::new(
-            format!("limits: in Redis at {PER_SECOND}/s, place and two windows, {name}"),
-            at(&decisions),
-            "us",
-        )
-        .against(2.0 * at(&pings), "two PINGs")
-        .print();
+        let row = |what, took: &[f64]| {
+            let title = format!("limits: in Redis at {PER_SECOND}/s, {what}, {name}");
+            Row::new(title, at(took), "us")
+        };
+        let row_of_windows = row("two windows", &windows).against(at(&pings), "a PING");
+        match name {
+            "p99" => row_of_windows.target_below(REDIS_US).print(),
+            _ => row_of_windows.print(),
+        }
+        row("place and two windows, one after the other", &both)
+            .against(2.0 * at(&pings), "two PINGs")
+            .print();
     }
 }
 
-/// Microseconds from when each call was due to its end, at [`PER_SECOND`] in an open loop: one that is late delays no other.
+/// Microseconds that each call takes, at [`PER_SECOND`] in an open loop: one that is late delays no other.
 async fn paced<F>(mut call: impl FnMut() -> F) -> Vec<f64>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut due = interval(Duration::from_secs(1) / PER_SECOND);
-    due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (begin, period) = (Instant::now(), Duration::from_secs(1) / PER_SECOND);
     let mut calls = JoinSet::new();
-    for _ in 0..IN_REDIS {
-        let due = due.tick().await;
+    for n in 0..IN_REDIS as u32 {
+        // Timers of tokio are a millisecond or two late; this thread carries out none of the calls.
+        std::thread::sleep((begin + period * n).saturating_duration_since(Instant::now()));
         let call = call();
         calls.spawn(async move {
+            // A request is on a thread of the runtime already, so the way there is not counted.
+            let begin = Instant::now();
             call.await;
-            due.elapsed().as_secs_f64() * 1e6
+            begin.elapsed().as_secs_f64() * 1e6
         });
     }
     calls.join_all().await
