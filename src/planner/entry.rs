@@ -36,7 +36,7 @@ pub(super) struct Entry {
     judged: Mutex<Option<(Weak<Catalog>, Judged)>>,
 }
 
-type Judged = Result<Arc<Ready>, &'static str>;
+type Judged = Result<Arc<UsablePlan>, &'static str>;
 
 /// What a plan has as literals. A workflow has nothing: it is for every goal that its params are bound to.
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl Literals {
 }
 
 /// What a run gets with the plan of an entry.
-pub(super) struct Ready {
+pub(super) struct UsablePlan {
     /// The workflow of the plan, as it is now.
     pub(super) workflow: Option<(Arc<Workflow>, WorkflowVersion)>,
     /// The definitions of the tools.
@@ -129,7 +129,7 @@ impl Entry {
         fresh
     }
 
-    fn judge(&self, catalog: &Catalog, bounds: &Bounds) -> Result<Ready, &'static str> {
+    fn judge(&self, catalog: &Catalog, bounds: &Bounds) -> Result<UsablePlan, &'static str> {
         if self.literals.dated {
             return Err("dated");
         }
@@ -171,7 +171,7 @@ impl Entry {
         };
         // Persons and workflows may reach what they like.
         let trusted = resolved.is_some() || self.cached.source == PlanSource::Person.name();
-        Ok(Ready {
+        Ok(UsablePlan {
             tools: catalog.definitions(&compiled),
             red: if trusted {
                 BTreeMap::new()

@@ -16,7 +16,7 @@ use serde_json::Map;
 
 use super::{
     FAILURES, FAILURES_WINDOW_S, append::append, meters::RequestOutcome, rejections::Rejected,
-    sources::Ready, target::Target,
+    sources::ActiveSource, target::Target,
 };
 use crate::{
     api::problem::{
@@ -67,7 +67,7 @@ struct WebhookRequest<'a> {
     shared: &'a Arc<Shared>,
     headers: &'a HeaderMap,
     target: Option<Target<'a>>,
-    ready: Option<Arc<Ready>>,
+    ready: Option<Arc<ActiveSource>>,
     address: IpAddr,
     now: Millis,
     /// `None` if it was not read.
@@ -203,7 +203,7 @@ impl<'a> WebhookRequest<'a> {
     }
 
     /// Counts the event against the policies for webhooks; returns a refusal if a limit is exceeded.
-    async fn over_limit(&self, ready: &Ready, kind: &str) -> Option<Refusal> {
+    async fn over_limit(&self, ready: &ActiveSource, kind: &str) -> Option<Refusal> {
         let sender = Sender {
             tenant: &ready.integration.tenant,
             id: &ready.integration.id,
@@ -248,7 +248,7 @@ impl<'a> WebhookRequest<'a> {
         let Some(ready) = self.ready.as_ref().filter(|r| r.is_received_due(self.now)) else {
             return;
         };
-        let Ready {
+        let ActiveSource {
             integration,
             source,
             ..

@@ -21,14 +21,14 @@ use crate::{
 const RECEIVED_EVERY_MS: i64 = 3_600_000;
 
 /// A source, and the integration from which it was built.
-pub(crate) struct Ready {
+pub(crate) struct ActiveSource {
     pub(crate) integration: Arc<Integration>,
     pub(crate) source: Source,
     /// When an accepted webhook was last recorded in the audit log; 0 if never.
     received: AtomicI64,
 }
 
-impl Ready {
+impl ActiveSource {
     /// Whether an accepted webhook must be recorded in the audit log now. If so, the next one is due an hour later.
     pub(super) fn is_received_due(&self, now: Millis) -> bool {
         let last = self.received.load(Ordering::Relaxed);
@@ -50,7 +50,7 @@ struct BuiltSource {
     /// The offset of the integration's record.
     offset: u64,
     /// `None` if this release does not understand the definition.
-    ready: Option<Arc<Ready>>,
+    ready: Option<Arc<ActiveSource>>,
 }
 
 impl Sources {
@@ -59,7 +59,7 @@ impl Sources {
         &self,
         integration: &Arc<Integration>,
         controls: &Controls,
-    ) -> Option<Arc<Ready>> {
+    ) -> Option<Arc<ActiveSource>> {
         if let Some(built) = self.0.read().get(&*integration.id)
             && built.offset == integration.offset
         {
@@ -78,13 +78,13 @@ impl Sources {
         &self,
         integration: &Arc<Integration>,
         source: Option<Source>,
-    ) -> Option<Arc<Ready>> {
+    ) -> Option<Arc<ActiveSource>> {
         let mut all = self.0.write();
         let before = all.get(&*integration.id);
         let before = before.and_then(|built| built.ready.as_ref());
         let received = before.map_or(0, |before| before.received.load(Ordering::Relaxed));
         let ready = source.map(|source| {
-            Arc::new(Ready {
+            Arc::new(ActiveSource {
                 integration: Arc::clone(integration),
                 source,
                 received: AtomicI64::new(received),

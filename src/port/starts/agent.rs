@@ -14,7 +14,7 @@ use super::{
     answer,
     append::append,
     judge::{Candidate, Judge},
-    outcome::Ready,
+    outcome::CheckedStart,
     post::identify,
     refusal::Refusal,
 };
@@ -124,7 +124,7 @@ async fn prepare_goal(
     trace: Option<&envelope::TraceContext<'_>>,
     body: &[u8],
     plain: bool,
-) -> Result<Ready, Refusal> {
+) -> Result<CheckedStart, Refusal> {
     let limit = judge.size_limit();
     let read = if body.len() > limit {
         Err(Refusal::too_large("an item", limit))

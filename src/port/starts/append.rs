@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     judge::Judge,
-    outcome::{Ready, StartOutcome, Started},
+    outcome::{CheckedStart, StartOutcome, Started},
     refusal::Refusal,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 /// Appends the new starts; returns when they are durable.
 pub(super) async fn append(
     judge: &Judge<'_>,
-    starts: Vec<Result<Ready, Refusal>>,
+    starts: Vec<Result<CheckedStart, Refusal>>,
 ) -> Vec<StartOutcome> {
     let shared = &*judge.caller.shared;
     let mut unsent = shared.intake.unsent();
@@ -54,7 +54,7 @@ pub(super) async fn append(
     taken
 }
 
-fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &Ready) -> StartOutcome {
+fn reserve(shared: &Shared, unsent: &mut Unsent<'_>, ready: &CheckedStart) -> StartOutcome {
     let pushed = unsent.push(Reserved {
         id: Identity(*ready.run.as_bytes()),
         body: ready.body,

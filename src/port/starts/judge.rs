@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{
-    outcome::{AuditedStart, Ready, StartOutcome},
+    outcome::{AuditedStart, CheckedStart, StartOutcome},
     permit,
     refusal::Refusal,
 };
@@ -64,7 +64,10 @@ impl<'a> Judge<'a> {
     }
 
     /// Checks one start; a refusal is recorded in the audit log.
-    pub(super) async fn start(&self, mut candidate: Candidate<'_>) -> Result<Ready, Refusal> {
+    pub(super) async fn start(
+        &self,
+        mut candidate: Candidate<'_>,
+    ) -> Result<CheckedStart, Refusal> {
         let fields = &mut candidate.fields;
         fields.on_behalf_of = fields
             .on_behalf_of
@@ -79,7 +82,7 @@ impl<'a> Judge<'a> {
                 .map_err(|e| Refusal::invalid(e.to_string()))
         });
         match record {
-            Ok(record) => Ok(Ready {
+            Ok(record) => Ok(CheckedStart {
                 run,
                 body,
                 record,

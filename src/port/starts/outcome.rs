@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use crate::{envelope::BodyHash, log::Record};
 
 /// A start that is ready to be appended.
-pub(super) struct Ready {
+pub(super) struct CheckedStart {
     pub(super) run: Uuid,
     pub(super) body: BodyHash,
     pub(super) record: Record,

@@ -12,7 +12,7 @@ use super::{
     answer,
     append::append,
     judge::{Candidate, Judge},
-    outcome::Ready,
+    outcome::CheckedStart,
     refusal::Refusal,
     wait::{Waiting, preferred},
 };
@@ -208,7 +208,7 @@ async fn process(
 
 /// The checked starts of one request.
 struct Batch {
-    starts: Vec<Result<Ready, Refusal>>,
+    starts: Vec<Result<CheckedStart, Refusal>>,
     /// Whether the body is an array, of any length.
     many: bool,
     /// Counts as one of the key's requests in flight.
@@ -275,7 +275,7 @@ impl StartsRequest<'_> {
         item: StartItem<'_>,
         is_batch: bool,
         mine: &mut HashMap<Vec<String>, BodyHash>,
-    ) -> Result<Ready, Refusal> {
+    ) -> Result<CheckedStart, Refusal> {
         let limit = self.judge.size_limit();
         let parsed = if item.raw.len() > limit {
             Err(Refusal::too_large("an item", limit))

@@ -15,7 +15,7 @@ use super::{
     append::append,
     earlier_run::EarlierRun,
     judge::Judge,
-    outcome::{AuditedStart, Ready},
+    outcome::{AuditedStart, CheckedStart},
     permit,
     refusal::Refusal,
     wait::Waiting,
@@ -117,9 +117,9 @@ impl RetryRequest<'_> {
         judge
     }
 
-    fn ready(&self, judge: &Judge<'_>) -> Result<Ready, Problem> {
+    fn ready(&self, judge: &Judge<'_>) -> Result<CheckedStart, Problem> {
         let record = self.command(judge)?.encode();
-        Ok(Ready {
+        Ok(CheckedStart {
             run: start::run_id(&self.identity()),
             body: self.body_hash,
             record: record.map_err(|e| Problem::invalid(e.to_string()))?,

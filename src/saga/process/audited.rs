@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     begin::Origin,
     inbox::{By, RunInput},
-    live::About,
+    run_cache::About,
 };
 use crate::{
     audit::{Entry, Outcome, START},

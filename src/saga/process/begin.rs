@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    compile::{Plans, Ready},
-    live::About,
+    compile::{Plans, RunPlan},
+    run_cache::About,
 };
 use crate::{
     base::{clock::Millis, id::Tenant},
@@ -109,7 +109,7 @@ pub(super) fn read(command: &Command, plans: &Plans) -> Result<NewRun, Rejected>
 }
 
 /// Checks that the compensations to be retried exist in the plan.
-fn check_undo(start: &Start, ready: &Ready) -> Result<(), Rejected> {
+fn check_undo(start: &Start, ready: &RunPlan) -> Result<(), Rejected> {
     let plan = &ready.compiled;
     let undo = start.retry.iter().flat_map(|retry| &retry.undo);
     for undo in undo {
@@ -167,7 +167,7 @@ fn first(start: &Start) -> Option<&str> {
 
 /// The plan, as its record in the history.
 pub(super) fn plan_ready(
-    ready: &Ready,
+    ready: &RunPlan,
     workflow: Option<runs::WorkflowVersion>,
     found: Found,
 ) -> PlanReady {

@@ -21,7 +21,7 @@ const PLANS: usize = 512;
 
 /// A compiled plan, with the parts that readers see.
 #[derive(Debug)]
-pub(super) struct Ready {
+pub(super) struct RunPlan {
     pub(super) compiled: Arc<CompiledPlan>,
     pub(super) source: &'static str,
     pub(super) hash: String,
@@ -35,11 +35,11 @@ pub(super) struct Ready {
 
 /// The cache, for all partitions.
 #[derive(Default)]
-pub(super) struct Plans(Mutex<HashMap<u128, Arc<Ready>>>);
+pub(super) struct Plans(Mutex<HashMap<u128, Arc<RunPlan>>>);
 
 impl Plans {
     /// The plan of a start. An invalid one is rejected; the port accepts no such start.
-    pub(super) fn of(&self, start: &Start) -> Result<Arc<Ready>, Rejected> {
+    pub(super) fn of(&self, start: &Start) -> Result<Arc<RunPlan>, Rejected> {
         let Some(planned) = &start.plan else {
             return Err(Rejected::new(NO_PLAN, "the start has no plan"));
         };
@@ -81,7 +81,7 @@ fn compile(
     planned: &Planned,
     tools: &BTreeMap<String, Box<RawValue>>,
     hold: bool,
-) -> Result<Ready, Rejected> {
+) -> Result<RunPlan, Rejected> {
     let invalid = |message: String| Rejected::new("invalid_plan", message);
     let value: Value =
         serde_json::from_str(planned.steps.get()).map_err(|e| invalid(e.to_string()))?;
@@ -111,7 +111,7 @@ fn compile(
     };
     let compiled = CompiledPlan::new(&plan, defaults, |name| known.get(name).cloned())
         .map_err(|e| invalid(e.to_string()))?;
-    Ok(Ready {
+    Ok(RunPlan {
         compiled: Arc::new(compiled),
         source: planned.source.name(),
         hash: planned.hash.clone(),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::live::About;
+use super::run_cache::About;
 use crate::{
     base::{clock::Millis, id::Tenant},
     commands::{depth, start::Trace},

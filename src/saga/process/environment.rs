@@ -6,7 +6,7 @@ use super::{
     Settings,
     emitted::{self, Emitter},
     holds,
-    live::About,
+    run_cache::About,
 };
 use crate::{
     base::clock::Millis,

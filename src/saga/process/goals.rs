@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     begin,
-    compile::{Plans, Ready},
-    live::About,
+    compile::{Plans, RunPlan},
+    run_cache::About,
 };
 use crate::{
     base::hex::hex,
@@ -206,7 +206,7 @@ impl Arriving<'_> {
     fn arrived(
         &self,
         start: &Start,
-        ready: Option<Arc<Ready>>,
+        ready: Option<Arc<RunPlan>>,
         always: bool,
     ) -> Result<Arrived, Unfit> {
         let body = start.encode().map_err(|_| Unfit::TooLarge)?;

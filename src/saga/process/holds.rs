@@ -1,6 +1,6 @@
 //! Which calls the emergency controls hold (docs/controls.md).
 
-use super::live::About;
+use super::run_cache::About;
 use crate::{
     base::clock::Millis,
     controls::{Emergency, EmergencyState, KILL_SWITCH},

@@ -11,7 +11,7 @@
 //! | `compile` | the cache of compiled plans |
 //! | `goals` | requests for plans, plans that arrive, and records of cached plans |
 //! | `counts` | metrics |
-//! | `live` | the cache of runs in memory |
+//! | `run_cache` | the cache of runs in memory |
 //! | `rows` | the tables of keyed state |
 //! | `stored` | reading and writing runs of keyed state |
 //! | `stub` | what is remembered of an ended run |
@@ -34,10 +34,10 @@ mod environment;
 mod goals;
 mod holds;
 mod inbox;
-mod live;
 mod notices;
 mod outputs;
 mod rows;
+mod run_cache;
 mod sealed;
 mod stored;
 mod stub;

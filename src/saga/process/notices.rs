@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::live::About;
+use super::run_cache::About;
 use crate::{
     base::clock::Millis,
     commands::depth,

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{
     Settings, audited,
     emitted::{self, Emitter},
-    live::About,
-    notices, sealed,
+    notices,
+    run_cache::About,
+    sealed,
     tasks::{self, encode_failed},
 };
 use crate::{

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, value::to_raw_value};
 
-use super::{goals::GivenPlan, live::About};
+use super::{goals::GivenPlan, run_cache::About};
 use crate::{
     base::clock::Millis,
     commands::{

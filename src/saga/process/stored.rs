@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{
     begin,
-    live::{Live, waits_for_controls},
     rows::{HELD, Mark, RUNS, RunKey, STARTS, StartRow, TEXTS, TextRow},
+    run_cache::{CachedRun, waits_for_controls},
     stub::stub,
     transform::Runs,
 };
@@ -22,7 +22,7 @@ use crate::{
 impl Runs {
     /// Loads a run into memory; false if it does not exist or has ended.
     pub(super) fn load(&mut self, key: RunKey, cx: &mut Context<'_>) -> Result<bool, Failure> {
-        if self.hot.get(&key).is_some() {
+        if self.cache.get(&key).is_some() {
             return Ok(true);
         }
         let Some(mut snapshot) = cx.get(&RUNS, &key)? else {
@@ -44,7 +44,7 @@ impl Runs {
         let run = snapshot
             .restore(compiled, Arc::new(begun.started), begun.slots)
             .ok_or_else(|| damaged("plan has another number of steps"))?;
-        let live = Live {
+        let live = CachedRun {
             held: waits_for_controls(&run, &begun.about),
             about: begun.about,
             run,
@@ -56,7 +56,7 @@ impl Runs {
             stored: true,
             changed: false,
         };
-        self.hot.insert(key, live);
+        self.cache.insert(key, live);
         Ok(true)
     }
 
@@ -66,7 +66,7 @@ impl Runs {
         key: RunKey,
         cx: &mut Context<'_>,
     ) -> Result<Command, Failure> {
-        let live = self.hot.get(&key);
+        let live = self.cache.get(&key);
         if let Some(command) = live.and_then(|live| live.unstored.as_deref()) {
             return Ok(command.clone());
         }
@@ -84,7 +84,7 @@ impl Runs {
 
     /// Writes the row of a run that the transaction has changed, and sets its timer.
     fn store(&mut self, key: RunKey, cx: &mut Context<'_>) {
-        let Some(live) = self.hot.get(&key) else {
+        let Some(live) = self.cache.get(&key) else {
             return;
         };
         live.changed = false;
@@ -105,7 +105,7 @@ impl Runs {
             }
             let stub = stub(live.about.tenant.as_str(), &live.body_hash);
             self.ended.insert(Identity(key), stub, cx.now());
-            self.hot.remove(&key);
+            self.cache.remove(&key);
             return;
         }
         let held = waits_for_controls(&live.run, &live.about);

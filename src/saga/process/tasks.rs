@@ -1,6 +1,6 @@
 //! Records on `steps` about the state of claimable tasks after they were scheduled, for the queue in Postgres that follows the topic.
 
-use super::live::About;
+use super::run_cache::About;
 use crate::{
     base::clock::Millis,
     log::topics::Names,

@@ -13,9 +13,9 @@ use super::{
     goals::{self, Arrived},
     holds,
     inbox::{self, By, Message, RunInput},
-    live::{About, Hot, Live},
     outputs,
     rows::{CONTROLS, ControlsRow, HELD, RunKey},
+    run_cache::{About, CachedRun, RunCache},
     sealed,
     stub::{is_of, stub},
     view,
@@ -52,7 +52,7 @@ pub(super) struct Runs {
     pub(super) plans: Arc<Plans>,
     /// The identities of ended runs.
     pub(super) ended: Window,
-    pub(super) hot: Hot,
+    pub(super) cache: RunCache,
     /// `None` until the row was read.
     controls: Option<Emergency>,
     /// The runs that the open transaction has changed.
@@ -91,7 +91,7 @@ impl Runs {
             followers,
             plans,
             ended,
-            hot: Hot::default(),
+            cache: RunCache::default(),
             controls: None,
             changed: Vec::new(),
             notices: Vec::new(),
@@ -135,7 +135,7 @@ impl Runs {
         let key = *run.as_bytes();
         let now = cx.now();
         let known = if self.load(key, cx)? {
-            let live = self.hot.get(&key);
+            let live = self.cache.get(&key);
             live.map(|live| stub(live.about.tenant.as_str(), &live.body_hash))
         } else {
             self.ended.get(&Identity(key), now)?
@@ -182,7 +182,7 @@ impl Runs {
             cx,
         )?;
         self.counts.started += 1;
-        let live = Live {
+        let live = CachedRun {
             about: Arc::clone(&about),
             run: run_state,
             body_hash: begun.body_hash,
@@ -194,7 +194,7 @@ impl Runs {
             held: false,
             changed: true,
         };
-        self.hot.insert(key, live);
+        self.cache.insert(key, live);
         self.changed.push(key);
         self.write_plans(key, &about, &effects.events, cx)?;
         self.answer(run, source, Answer::Done);
@@ -220,7 +220,7 @@ impl Runs {
             self.answer(run, source, answer);
             return Ok(());
         }
-        let Some(live) = self.hot.get(&key) else {
+        let Some(live) = self.cache.get(&key) else {
             return Ok(());
         };
         let about = Arc::clone(&live.about);
@@ -278,7 +278,7 @@ impl Runs {
         if !goals::concerned(about, events) {
             return Ok(());
         }
-        let Some(seq) = self.hot.get(&key).map(|live| live.run.seq()) else {
+        let Some(seq) = self.cache.get(&key).map(|live| live.run.seq()) else {
             return Ok(());
         };
         let command = self.start_record(key, cx)?;
@@ -294,7 +294,7 @@ impl Runs {
         cx: &mut Context<'_>,
     ) -> Result<Effects, Failure> {
         let now = cx.now();
-        let Some(live) = self.hot.get(&key) else {
+        let Some(live) = self.cache.get(&key) else {
             return Ok(Effects::default());
         };
         let mut about = Arc::clone(&live.about);
@@ -396,7 +396,7 @@ impl Runs {
         };
         self.counts.end(status);
         if self.followers.follows(&run)
-            && let Some(live) = self.hot.get(run.as_bytes())
+            && let Some(live) = self.cache.get(run.as_bytes())
         {
             let view = view::view(&live.about, &live.run, live.updated_at);
             self.notices.push((run, Notice::Ended(Arc::new(view))));
@@ -489,7 +489,7 @@ impl Transform for Runs {
         if !self.load(key, cx)? {
             return Ok(());
         }
-        if let Some(live) = self.hot.get(&key) {
+        if let Some(live) = self.cache.get(&key) {
             live.timer = None;
             if !live.changed {
                 live.changed = true;
@@ -502,7 +502,7 @@ impl Transform for Runs {
     fn close(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.store_changed(cx);
         cx.add_changes(self.ended.take_changes());
-        self.hot.rotate();
+        self.cache.rotate();
         self.meters.add(&std::mem::take(&mut self.counts));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The view of a run that the port returns.
 
-use super::live::About;
+use super::run_cache::About;
 use crate::{
     api::runs::{
         ApprovalView, CompensationResultView, CompensationView, PlanView, RunErrorView, RunView,

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{compile::Ready, rows::RunKey};
+use super::{compile::RunPlan, rows::RunKey};
 use crate::{
     base::{clock::Millis, id::Tenant},
     commands::{
@@ -28,7 +28,7 @@ pub(super) struct About {
     /// That of its start.
     pub(super) trace: Trace,
     /// Its plan; `None` until there is one.
-    pub(super) ready: Option<Arc<Ready>>,
+    pub(super) ready: Option<Arc<RunPlan>>,
     /// The values of its placeholders, sealed ([`crate::slots`]). `None`: it has none.
     pub(super) sealed: Option<Arc<str>>,
     /// How the plan of a goal was found.
@@ -56,7 +56,7 @@ impl About {
 }
 
 /// A run in memory.
-pub(super) struct Live {
+pub(super) struct CachedRun {
     pub(super) about: Arc<About>,
     pub(super) run: Run,
     /// The hash of the request that started it.
@@ -79,25 +79,25 @@ pub(super) struct Live {
 
 /// Recently active runs. Other runs are read from their rows.
 #[derive(Default)]
-pub(super) struct Hot {
-    recent: HashMap<RunKey, Live>,
+pub(super) struct RunCache {
+    recent: HashMap<RunKey, CachedRun>,
     /// The previous generation. A run that is used moves to `recent`.
-    older: HashMap<RunKey, Live>,
+    older: HashMap<RunKey, CachedRun>,
 }
 
-impl Hot {
-    pub(super) fn get(&mut self, key: &RunKey) -> Option<&mut Live> {
+impl RunCache {
+    pub(super) fn get(&mut self, key: &RunKey) -> Option<&mut CachedRun> {
         if let Some(live) = self.older.remove(key) {
             self.recent.insert(*key, live);
         }
         self.recent.get_mut(key)
     }
 
-    pub(super) fn insert(&mut self, key: RunKey, live: Live) {
+    pub(super) fn insert(&mut self, key: RunKey, live: CachedRun) {
         self.recent.insert(key, live);
     }
 
-    pub(super) fn remove(&mut self, key: &RunKey) -> Option<Live> {
+    pub(super) fn remove(&mut self, key: &RunKey) -> Option<CachedRun> {
         self.recent.remove(key).or_else(|| self.older.remove(key))
     }
 
