@@ -105,6 +105,7 @@ impl Client {
         let max = self.options.max_body_bytes;
         if request.uri().scheme() == Some(&Scheme::HTTPS) {
             let tls = self.tls.as_ref().map_err(Clone::clone)?;
+            // In a box, so that requests without TLS do not carry its room too.
             Box::pin(tls.send(request, max)).await
         } else {
             self.plain.send(request, max).await

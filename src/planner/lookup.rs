@@ -273,7 +273,6 @@ impl Inner {
         };
         let mut shown = PlanStage::new(stage, "hit");
         (shown.workflow, shown.score) = (Some(workflow.name.clone()), Some(score));
-        let resolved = catalog.to_run(&workflow);
         let disabled = goal.disabled_workflows.contains(&workflow.name);
         let bound = if disabled {
             Err("workflow_disabled".to_owned())
@@ -286,8 +285,8 @@ impl Inner {
                     source: PlanSource::Catalog,
                     hash: workflow.hash.clone(),
                     plan: Json::of_raw(workflow.plan.clone()),
-                    workflow: resolved.workflow,
-                    tools: resolved.tools,
+                    workflow: Some(workflow.to_version()),
+                    tools: catalog.definitions(&workflow.steps),
                     params: Some(params),
                     entry: None,
                     score,

@@ -327,6 +327,7 @@ impl Dispatch {
         let Some(ask) = settings.ask(&command.tool, key) else {
             return Ok(None);
         };
+        // In a box, as in `call`: only calls with a limit need its room.
         let decision = Box::pin(self.parts.limiter.take(&ask)).await;
         let wait_ms = decision.tightest.map_or(0, |tightest| tightest.wait_ms);
         match decision.outcome {

@@ -21,15 +21,22 @@ pub struct Resolved {
     pub tools: BTreeMap<String, Box<RawValue>>,
 }
 
+impl Workflow {
+    /// What a run remembers of its workflow.
+    pub fn to_version(&self) -> WorkflowVersion {
+        WorkflowVersion {
+            name: self.name.clone(),
+            version: self.version.to_string(),
+            hold: self.on_exhausted == Some(OnExhausted::Hold),
+        }
+    }
+}
+
 impl Catalog {
     /// What a run of a workflow copies.
     pub fn to_run(&self, workflow: &Workflow) -> Resolved {
         Resolved {
-            workflow: Some(WorkflowVersion {
-                name: workflow.name.clone(),
-                version: workflow.version.to_string(),
-                hold: workflow.on_exhausted == Some(OnExhausted::Hold),
-            }),
+            workflow: Some(workflow.to_version()),
             plan: Some(Planned {
                 source: PlanSource::Workflow,
                 hash: workflow.hash.clone(),
