@@ -186,7 +186,7 @@ fn one_by_one(title: &str, log: Log, case: &Case, limits: &Limits, outcome: &Out
 
 /// The rate at which all rows are in Postgres, driven at what is asked for; `None` without Kafka.
 pub fn sustained(log: Log, limits: &Limits) -> Option<()> {
-    for case in cases(log).iter().filter(|case| case.sustained > 0.0) {
+    for case in cases(log).filter(|case| case.sustained > 0.0) {
         // Each with tables of its own.
         let (server, _files) = start(log, true)?;
         let title = format!("{}: {}, sustained with rows", log.name(), case.name);
@@ -255,11 +255,14 @@ pub fn settle(server: &Server) {
     }
 }
 
-fn cases(log: Log) -> &'static [Case] {
-    match log {
+/// All, or those whose names contain `OMNILINK_BENCH_CASES`.
+fn cases(log: Log) -> impl Iterator<Item = &'static Case> {
+    let chosen = std::env::var("OMNILINK_BENCH_CASES").unwrap_or_default();
+    let all: &'static [Case] = match log {
         Log::Local => &LOCAL,
         Log::Kafka => &KAFKA,
-    }
+    };
+    all.iter().filter(move |case| case.name.contains(&chosen))
 }
 
 /// A server with the workflows and their worker; both folders and the worker last as long as what is returned.

@@ -71,6 +71,15 @@ impl Changes {
         self.push(space, key.into(), value, false);
     }
 
+    /// The bytes of all keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        let bytes = |change: &Change| {
+            let value = change.value.as_ref().map_or(0, Bytes::len);
+            change.space.prefix_len() + change.key.len() + value
+        };
+        self.0.iter().map(bytes).sum()
+    }
+
     fn push(&mut self, space: &Space, key: Bytes, value: Option<Bytes>, logged: bool) {
         self.0.push(Change {
             space: space.clone(),

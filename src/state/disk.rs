@@ -7,7 +7,7 @@ use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
 };
 
-use super::{Changes, Space, StateError, journal, keeper::Keeper};
+use super::{Changes, Space, StateError, ahead::Ahead, journal, keeper::Keeper};
 
 /// Options of a keyspace: the keeper alone rotates memtables, and values of `separated` bytes and more are written once, apart
 /// from their keys, which compaction rewrites.
@@ -29,6 +29,7 @@ pub(crate) struct DiskStore {
     /// Positions and other bookkeeping of the log.
     pub(crate) meta: Keyspace,
     keeper: Arc<Keeper>,
+    ahead: Arc<Ahead>,
 }
 
 /// The file that whoever has the store open holds a lock on (the store's own).
@@ -104,6 +105,7 @@ impl DiskStore {
             rows,
             meta,
             keeper,
+            ahead: Arc::new(Ahead::new(dir)),
         })
     }
 
@@ -119,10 +121,22 @@ impl DiskStore {
         Ok(keyspace)
     }
 
-    /// Commits a batch.
+    /// Commits a batch of about `bytes`, and waits until it is on the disk.
+    pub(crate) fn commit_synced(
+        &self,
+        batch: fjall::OwnedWriteBatch,
+        bytes: usize,
+    ) -> Result<(), StateError> {
+        self.ahead.make_room(bytes);
+        self.commit(batch.durability(Some(PersistMode::SyncData)))
+    }
+
+    /// Commits a batch, without waiting for the disk.
     pub(crate) fn commit(&self, batch: fjall::OwnedWriteBatch) -> Result<(), StateError> {
         let under_way = self.keeper.begin();
+        let committing = self.ahead.committing();
         batch.commit()?;
+        drop(committing);
         drop(under_way);
         self.keeper.rotate_if_due();
         Ok(())

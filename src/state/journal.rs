@@ -62,7 +62,7 @@ fn batch(bytes: &[u8], at: usize) -> Option<usize> {
     (reader.take(4)? == TRAILER && sum == checksum.digest()).then_some(reader.at)
 }
 
-fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
+pub(super) fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest: Option<(u64, PathBuf)> = None;
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -7,8 +7,9 @@
 //! | `change` | [`Space`] and [`Changes`]: a batch of writes |
 //! | `table` | [`Table`]: typed rows of a processor |
 //! | `window` | [`Window`]: a set of hashes that forgets what is old |
-//! | `keeper`, `journal` | upkeep of the store on disk: memtables, failures, repair after a power loss |
+//! | `keeper`, `journal`, `ahead` | upkeep of the store on disk: memtables, failures, repair after a power loss, blocks for syncs |
 
+mod ahead;
 mod change;
 mod disk;
 mod error;

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use fjall::PersistMode;
-
 use super::{Shared, catalogue::batch_key, sequencer::Commit};
 use crate::{
     chaos::{Bug, pause, planted},
@@ -12,6 +10,8 @@ use crate::{
 
 /// How often the free space is measured while there is something to write.
 const DISK_INTERVAL: Duration = Duration::from_millis(100);
+/// What the store's journal adds to a key and its value, in bytes.
+const ITEM_BYTES: usize = 24;
 
 pub(super) fn run(shared: &Shared) {
     let mut measured = Instant::now();
@@ -65,20 +65,22 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn write(shared: &Shared, commit: &Commit) -> Result<(), LogError> {
-    let mut batch = shared
-        .store
-        .database
-        .batch()
-        .durability(Some(PersistMode::SyncData));
+    let mut batch = shared.store.database.batch();
+    let mut bytes = 0;
     for (slot, records) in &commit.batches {
         let key = batch_key(*slot, records.base);
-        batch.insert(&shared.batches, key, records.stored());
+        let stored = records.stored();
+        bytes += key.len() + stored.len();
+        batch.insert(&shared.batches, key, stored);
     }
     for changes in &commit.pending.state {
+        bytes += changes.bytes();
         shared.store.stage(&mut batch, changes);
     }
     for (row, value) in &commit.pending.positions {
+        bytes += row.len() + value.len();
         batch.insert(&shared.store.meta, row.as_slice(), value.as_slice());
     }
-    Ok(shared.store.commit(batch)?)
+    bytes += batch.len() * ITEM_BYTES;
+    Ok(shared.store.commit_synced(batch, bytes)?)
 }
