@@ -1,7 +1,7 @@
 //! Zeros ahead of the store's journal, so that a sync has only data to write.
 //!
 //! The store makes a journal as a file of 64 MiB without blocks. A sync after a write into it waits until the file system has
-//! recorded the new blocks too: on ext4 0.20 ms in place of 0.14 for 15 KB (`docs/performance.md`). Zeros are therefore written ahead of
+//! recorded the new blocks too: on ext4 0.20 ms in place of 0.14 for 15 KB (`docs/decisions/0001-embedded-store.md`). Zeros are therefore written ahead of
 //! the store, a few hundred kilobytes at a time; the next sync writes them with its data.
 //!
 //! Zeros go only where the file has no blocks, which reads as zeros anyway, and only while no commit is under way: the content of a
