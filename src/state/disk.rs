@@ -131,7 +131,7 @@ impl DiskStore {
         self.commit(batch.durability(Some(PersistMode::SyncData)))
     }
 
-    /// Commits a batch, without waiting for the disk.
+    /// Commits a batch. Its durability says whether that waits for the disk: by default it does not.
     pub(crate) fn commit(&self, batch: fjall::OwnedWriteBatch) -> Result<(), StateError> {
         let under_way = self.keeper.begin();
         let committing = self.ahead.committing();
