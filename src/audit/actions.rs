@@ -1,6 +1,6 @@
 //! The actions of entries. `docs/audit.md` says of each when it is recorded.
 
-/// A start of a run, accepted or not: the projection makes a row of `orchestration_requests` of it.
+/// A start of a run, accepted or not: the view `orchestration_requests` has a row of it.
 pub const START: &str = "start";
 /// A webhook request that was turned away: the projection makes a row of `rejections` of it.
 pub const WEBHOOK_REJECTED: &str = "webhook.rejected";

@@ -17,6 +17,23 @@ pub(super) enum Element {
     Timestamp = 1184,
     Bytea = 17,
     Double = 701,
+    Jsonb = 3802,
+    Inet = 869,
+}
+
+impl Element {
+    /// The name of the type.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Bigint => "bigint",
+            Self::Timestamp => "timestamptz",
+            Self::Bytea => "bytea",
+            Self::Double => "double precision",
+            Self::Jsonb => "jsonb",
+            Self::Inet => "inet",
+        }
+    }
 }
 
 /// One column: a one-dimensional array.
@@ -43,6 +60,21 @@ impl Column {
         &mut self.elements
     }
 
+    /// The array's header: number of dimensions, whether there may be nulls, element type, element count, lower bound.
+    fn header(&self) -> [u8; 20] {
+        let mut header = [0; 20];
+        let numbers = [1, 1, self.element as i32, self.count, 1];
+        for (place, number) in header.chunks_exact_mut(4).zip(numbers) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        header
+    }
+
+    /// Writes the array as one field of a row.
+    pub(super) fn write_to(&self, row: &mut CopyRows) {
+        row.parts(&[&self.header(), self.elements.fields()]);
+    }
+
     /// The allocated size in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.elements.capacity()
@@ -63,10 +95,7 @@ impl Type<Postgres> for Column {
 
 impl Encode<'_, Postgres> for Column {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        // The array header: number of dimensions, whether there may be nulls, element type, element count, lower bound.
-        for number in [1, 1, self.element as i32, self.count, 1] {
-            buffer.extend_from_slice(&number.to_be_bytes());
-        }
+        buffer.extend_from_slice(&self.header());
         buffer.extend_from_slice(self.elements.fields());
         Ok(IsNull::No)
     }
@@ -78,6 +107,8 @@ impl Encode<'_, Postgres> for Column {
             Element::Timestamp => PgTypeInfo::array_of("timestamptz"),
             Element::Bytea => <Vec<Vec<u8>> as Type<Postgres>>::type_info(),
             Element::Double => <Vec<f64> as Type<Postgres>>::type_info(),
+            Element::Jsonb => PgTypeInfo::array_of("jsonb"),
+            Element::Inet => PgTypeInfo::array_of("inet"),
         })
     }
 }

@@ -1,6 +1,6 @@
-//! Projections: tables follow topics, exactly once. `omnilink.events` and `omnilink.entities` follow the topic `events`; `audit_log`,
-//! `rejections` and `orchestration_requests` the topic `audit`; `odoo.webhook_events` follows `ingress`, `events` and `dlq`; `runs`, `run_steps`,
-//! `run_events` and `approvals` the topic `runs`, `tasks` the topic `steps`. Small tables follow the topic `controls` as whole sets (`controlled`).
+//! Projections: tables follow topics, exactly once. `omnilink.events` and `omnilink.entities` follow the topic `events`; `audit_log`
+//! and `rejections` the topic `audit`; `odoo.webhook_events` follows `ingress`, `events` and `dlq`; `runs`, `run_steps`,
+//! `run_history` and `approvals` the topic `runs`, `tasks` the topic `steps`. Small tables follow the topic `controls` as whole sets (`controlled`).
 //!
 //! Rows and offset change in one Postgres transaction, and the offset is advanced by compare-and-set. A stale owner of a partition
 //! cannot advance the offset, so its rows are rolled back too. A record passes through these files:
@@ -11,6 +11,7 @@
 //! | `pipe` | what a lane drives: `pipeline` for events and entities, `batches` for the others |
 //! | `events`, `audit`, `odoo`, `runs`, `tasks` | one projector each |
 //! | `assemble`, `rows`, `changed`, `column` | turns records into the rows of one batch |
+//! | `insert` | inserts rows that most likely are new |
 //! | `cache` | entities in memory |
 //! | `partitions` | creates the monthly partitions of `events` |
 //! | `link` | calls Postgres from a blocking thread |
@@ -27,6 +28,7 @@ mod column;
 mod controlled;
 mod error;
 mod events;
+mod insert;
 mod lane;
 mod link;
 mod odoo;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row, postgres::PgRow};
 
 use super::{Store, StoreError, micros};
 use crate::base::clock::Millis;
@@ -223,34 +223,50 @@ fn newest_first(query: &mut QueryBuilder<Postgres>, page: &Page) {
         .push_bind(page.limit as i64);
 }
 
-/// Deletes the rows of `audit_log`, `rejections` and `orchestration_requests` that are older than so many days, in small steps.
-/// Returns how many. Any number of nodes may do so at the same time.
+/// Deletes the rows of `audit_log` and `rejections` that are older than so many days, in small steps. Returns how many. Any number
+/// of nodes may do so at the same time.
 pub async fn expire(store: &Store, days: u32) -> Result<u64, StoreError> {
     let mut deleted = 0;
-    for statement in [
-        "DELETE FROM omnilink.audit_log t USING (SELECT tenant, at, id FROM omnilink.audit_log \
-           WHERE at < now() - make_interval(days => $1) ORDER BY at LIMIT $2) old \
-         WHERE t.tenant = old.tenant AND t.at = old.at AND t.id = old.id",
-        "DELETE FROM omnilink.rejections t USING (SELECT tenant, at, id FROM omnilink.rejections \
-           WHERE at < now() - make_interval(days => $1) ORDER BY at LIMIT $2) old \
-         WHERE t.tenant = old.tenant AND t.at = old.at AND t.id = old.id",
-        "DELETE FROM omnilink.orchestration_requests t USING (SELECT tenant, received_at, id FROM omnilink.orchestration_requests \
-           WHERE received_at < now() - make_interval(days => $1) ORDER BY received_at LIMIT $2) old \
-         WHERE t.tenant = old.tenant AND t.received_at = old.received_at AND t.id = old.id",
-    ] {
-        loop {
-            let done = sqlx::query(statement)
-                .bind(days as i32)
-                .bind(STEP)
-                .execute(store.pool())
-                .await?
-                .rows_affected();
-            deleted += done;
-            if done == 0 {
-                break;
-            }
-            tokio::time::sleep(PAUSE).await;
+    for table in ["omnilink.audit_log", "omnilink.rejections"] {
+        for tenant in tenants(store, table).await? {
+            deleted += expire_of(store, table, &tenant, days).await?;
         }
     }
     Ok(deleted)
+}
+
+/// The tenants of a table whose primary key begins with them: one look-up each.
+async fn tenants(store: &Store, table: &str) -> Result<Vec<String>, StoreError> {
+    let sql = format!(
+        "WITH RECURSIVE t AS ( \
+           (SELECT tenant FROM {table} ORDER BY tenant LIMIT 1) UNION ALL \
+           SELECT (SELECT n.tenant FROM {table} n WHERE n.tenant > t.tenant ORDER BY n.tenant LIMIT 1) \
+           FROM t WHERE t.tenant IS NOT NULL) \
+         SELECT tenant FROM t WHERE tenant IS NOT NULL"
+    );
+    let tenants = sqlx::query_scalar(AssertSqlSafe(sql));
+    Ok(tenants.fetch_all(store.pool()).await?)
+}
+
+async fn expire_of(store: &Store, table: &str, tenant: &str, days: u32) -> Result<u64, StoreError> {
+    let sql = format!(
+        "DELETE FROM {table} t USING (SELECT at, id FROM {table} \
+           WHERE tenant = $1 AND at < now() - make_interval(days => $2) ORDER BY at LIMIT $3) old \
+         WHERE t.tenant = $1 AND t.at = old.at AND t.id = old.id"
+    );
+    let mut deleted = 0;
+    loop {
+        let done = sqlx::query(AssertSqlSafe(sql.as_str()))
+            .bind(tenant)
+            .bind(days as i32)
+            .bind(STEP)
+            .execute(store.pool())
+            .await?
+            .rows_affected();
+        deleted += done;
+        if done < STEP as u64 {
+            return Ok(deleted);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }

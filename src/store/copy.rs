@@ -3,9 +3,13 @@
 //! Layout (Postgres manual, "COPY", binary format): a header; for each row a field count, and for each field a length and bytes; a
 //! trailer. Text is UTF-8, `jsonb` is a version byte and JSON text, `timestamptz` is microseconds since 2000-01-01.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use memchr::{memchr, memmem};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// 2000-01-01T00:00:00Z in microseconds since 1970.
@@ -64,6 +68,15 @@ impl CopyRows {
         self.field(value);
     }
 
+    /// Writes `inet`: the address of a host.
+    pub fn address(&mut self, value: IpAddr) {
+        // The family's number (`PGSQL_AF_INET` and `PGSQL_AF_INET6`), bits of the network, not a `cidr`, bytes of the address.
+        match value {
+            IpAddr::V4(v4) => self.parts(&[&[2, 32, 0, 4], &v4.octets()]),
+            IpAddr::V6(v6) => self.parts(&[&[3, 128, 0, 16], &v6.octets()]),
+        }
+    }
+
     /// Writes `integer`.
     pub fn integer(&mut self, value: i32) {
         self.field(&value.to_be_bytes());
@@ -82,6 +95,39 @@ impl CopyRows {
     /// Writes `timestamptz`, from microseconds since 1970.
     pub fn timestamp(&mut self, micros: i64) {
         self.bigint(micros.saturating_sub(POSTGRES_EPOCH));
+    }
+
+    /// Writes a field that consists of these parts.
+    pub(crate) fn parts(&mut self, parts: &[&[u8]]) {
+        self.length(parts.iter().map(|part| part.len()).sum());
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+    }
+
+    /// Writes a field of [`CopyRows::each_field`].
+    pub(crate) fn encoded(&mut self, field: &[u8]) {
+        self.bytes.extend_from_slice(field);
+    }
+
+    /// The encoded fields of all rows, which have as many fields each: a field is its length and its bytes.
+    pub(crate) fn each_field(&self, fields: usize) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.get(HEADER.len()..).unwrap_or_default();
+        let mut left = 0;
+        std::iter::from_fn(move || {
+            if left == 0 {
+                // The count of a row's fields.
+                rest = rest.split_first_chunk::<2>()?.1;
+                left = fields;
+            }
+            left -= 1;
+            let (length, _) = rest.split_first_chunk()?;
+            // NULL has the length -1.
+            let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+            let (field, after) = rest.split_at_checked(4 + length)?;
+            rest = after;
+            Some(field)
+        })
     }
 
     /// The encoded bytes of fields that were written without [`CopyRows::row`]: for each its length and its bytes.
@@ -182,6 +228,70 @@ pub fn storable_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A number with fewer digits than this, and within the range of `f64`, is within that of `numeric` (Postgres manual, "Numeric
+/// Types": 131,072 digits before the point, 16,383 after it).
+const NUMERIC_DIGITS: usize = 16_000;
+
+/// Whether the cast of a text to `jsonb` surely succeeds. `false`: only Postgres knows.
+pub fn surely_jsonb(text: &str) -> bool {
+    // U+0000 is valid JSON, but not for Postgres.
+    text.len() < NUMERIC_DIGITS
+        && serde_json::from_str::<Surely>(text).is_ok()
+        && memmem::find(text.as_bytes(), ESCAPED_NUL).is_none()
+}
+
+/// JSON whose strings have no lone surrogates, whose numbers are within the range of `f64`, and which is not nested deeply: what
+/// `serde_json` reads into owned values.
+struct Surely;
+
+impl<'de> Deserialize<'de> for Surely {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Surely {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
+        while seq.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
+}
+
 /// The JSON text of a `jsonb` value in binary format; `None` for an unknown version.
 pub fn jsonb_text(binary: &[u8]) -> Option<&[u8]> {
     match binary.split_first() {
@@ -193,6 +303,50 @@ pub fn jsonb_text(binary: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_that_postgres_may_refuse_is_not_sure() {
+        let long = format!("[0.{}1]", "0".repeat(NUMERIC_DIGITS));
+        let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+        for text in [
+            "",
+            "{",
+            "{} 1",
+            "1e999",
+            r#"{"a":"\u0000"}"#,
+            r#"{"\u0000":1}"#,
+            r#""\ud800""#,
+            &long,
+            &deep,
+        ] {
+            assert!(!surely_jsonb(text), "{text:.50}");
+        }
+        for text in [
+            r#"{"a":[1,-2,3.5,1e300,null,true,"\ud83d\ude00"],"b":{}}"#,
+            r#""é\n""#,
+            "-0.0",
+        ] {
+            assert!(surely_jsonb(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_fields_of_rows_are_read_back() {
+        let mut rows = CopyRows::default();
+        assert_eq!(rows.each_field(2).count(), 0);
+        for text in [Some("ab"), None] {
+            rows.row(2);
+            rows.optional_text(text);
+            rows.address([127, 0, 0, 1].into());
+        }
+        let fields: Vec<_> = rows.each_field(2).collect();
+        let address = [0, 0, 0, 8, 2, 32, 0, 4, 127, 0, 0, 1];
+        let null = [255; 4];
+        assert_eq!(
+            fields,
+            [&[0, 0, 0, 2, b'a', b'b'], &address[..], &null, &address]
+        );
+    }
 
     #[test]
     fn nul_becomes_the_replacement_character() {

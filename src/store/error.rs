@@ -45,8 +45,8 @@ pub enum StoreError {
     /// Migrations are missing, and this process may not run them.
     #[error("the database lacks migrations ({}): `omnilink migrate` runs them", .0.join(", "))]
     Behind(Vec<&'static str>),
-    /// The server is older than Postgres 14.
-    #[error("Postgres {0} is too old: 14 or later is needed")]
+    /// The server is older than Postgres 15, the first with views that check the rights of whoever reads them.
+    #[error("Postgres {0} is too old: 15 or later is needed")]
     TooOld(String),
 }
 

@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(6, "0006_tasks"),
     migration!(7, "0007_runs_retry_of"),
     migration!(8, "0008_tasks_sealed"),
+    migration!(9, "0009_run_history"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.
@@ -70,7 +71,7 @@ async fn run_once(store: &Store) -> Result<Migrated, StoreError> {
     )
     .fetch_one(&mut *connection)
     .await?;
-    if number < 140_000 {
+    if number < 150_000 {
         return Err(StoreError::TooOld(version));
     }
     sqlx::raw_sql("SET lock_timeout = '60s'; SET client_min_messages = warning")

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-pub use copy::{CopyRows, jsonb_text, storable_json, storable_text};
+pub use copy::{CopyRows, jsonb_text, storable_json, storable_text, surely_jsonb};
 pub use error::{Class, StoreError};
 pub use migrate::Migrated;
 use sqlx::{

@@ -1,6 +1,6 @@
-//! Reads the tables `runs`, `run_steps`, `run_events` and `approvals`.
+//! Reads the tables `runs`, `run_steps` and `approvals`, and the view `run_events`.
 
-use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row, postgres::PgRow};
 
 use super::{
     Store, StoreError,
@@ -8,6 +8,9 @@ use super::{
     micros,
 };
 use crate::base::clock::Millis;
+
+/// The most records of a row of `run_history`, the table under `run_events`.
+pub const HISTORY_ROW: i64 = 64;
 
 /// A run without its large columns.
 #[derive(Clone, PartialEq, Debug)]
@@ -447,19 +450,21 @@ pub async fn history(
     after: i64,
     limit: usize,
 ) -> Result<Vec<RecordRow>, StoreError> {
-    let at = ms("at");
-    let mut query = QueryBuilder::<Postgres>::new(format!(
-        "SELECT seq, type, {at}, record::text FROM omnilink.run_events WHERE tenant = "
-    ));
-    query
-        .push_bind(tenant)
-        .push(" AND run_id = ")
-        .push_bind(run_id)
-        .push(" AND seq > ")
-        .push_bind(after)
-        .push(" ORDER BY seq LIMIT ")
-        .push_bind(limit as i64);
-    let rows = query.build().fetch_all(store.pool()).await?;
+    // As the view, but rows that end before `after` are not read.
+    let at = ms("e.at");
+    let sql = format!(
+        "SELECT h.first_seq + e.n - 1, e.type, {at}, e.record::jsonb::text FROM omnilink.run_history h \
+         CROSS JOIN LATERAL unnest(h.types, h.at, h.records) WITH ORDINALITY e(type, at, record, n) \
+         WHERE h.tenant = $1 AND h.run_id = $2 AND h.first_seq > $3 - {HISTORY_ROW} AND h.first_seq + e.n - 1 > $3 \
+         ORDER BY h.first_seq, e.n LIMIT $4"
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(tenant)
+        .bind(run_id)
+        .bind(after)
+        .bind(limit as i64)
+        .fetch_all(store.pool())
+        .await?;
     let row = |row: &PgRow| {
         Ok(RecordRow {
             seq: row.try_get(0)?,

@@ -290,10 +290,19 @@ fn a_run_whose_history_is_damaged_is_not_repeated() {
         assert_eq!((status, &*code), (503, "postgres_unavailable"), "{text}");
         text
     };
-    let change = |what: &str| case.database.run(&format!("{what} '{old}' AND seq = 4"));
-    change("UPDATE omnilink.run_events SET type = 'of_a_later_version' WHERE run_id =");
+    // The row with the record.
+    let of_record =
+        format!("run_id = '{old}' AND first_seq <= 4 AND first_seq + cardinality(types) > 4");
+    let change = |what: &str| case.database.run(&format!("{what} WHERE {of_record}"));
+    change(
+        "UPDATE omnilink.run_history SET types[(4 - first_seq + 1)::int] = 'of_a_later_version'",
+    );
     assert!(retry("1").contains("record 4 of the run's history cannot be read"));
-    change("DELETE FROM omnilink.run_events WHERE run_id =");
+    // It loses this record and those after it.
+    change(
+        "UPDATE omnilink.run_history SET types = types[:(4 - first_seq)::int], at = at[:(4 - first_seq)::int], \
+         records = records[:(4 - first_seq)::int]",
+    );
     assert!(retry("2").contains("record 4 of the run's history is missing"));
 }
 

@@ -40,6 +40,50 @@ fn an_empty_database_is_migrated_once() {
     assert_eq!(error.class(), Class::Fatal);
 }
 
+/// The tables of migrations 0004 and 0005 that 0009 replaces, and the indexes that it drops.
+const BEFORE_RUN_HISTORY: &str = "
+    DROP VIEW omnilink.run_events, omnilink.orchestration_requests;
+    DROP TABLE omnilink.run_history;
+    DROP INDEX omnilink.audit_log_run;
+    CREATE INDEX audit_log_at ON omnilink.audit_log (at);
+    CREATE INDEX rejections_at ON omnilink.rejections (at);
+    CREATE TABLE omnilink.run_events (tenant text COLLATE \"C\" NOT NULL, run_id text COLLATE \"C\" NOT NULL, seq bigint NOT NULL,
+      type text NOT NULL, at timestamptz NOT NULL, record jsonb NOT NULL, PRIMARY KEY (tenant, run_id, seq));
+    CREATE TABLE omnilink.orchestration_requests (id text);
+    ALTER TABLE omnilink.run_events OWNER TO omnilink_service;
+    ALTER TABLE omnilink.orchestration_requests OWNER TO omnilink_service;
+    DELETE FROM omnilink.migrations WHERE version >= 9";
+
+#[test]
+fn histories_are_migrated_into_fewer_rows() {
+    let Some(database) = Database::new() else {
+        return;
+    };
+    database.run(BEFORE_RUN_HISTORY);
+    // Two runs of 150 records, the second without its 70th.
+    database.run(
+        "INSERT INTO omnilink.run_events SELECT 'acme', run, seq, 't' || seq, 'epoch'::timestamptz + seq * interval '1 second', \
+           jsonb_build_object('n', seq, 'text', run) \
+         FROM generate_series(1, 150) seq, unnest(ARRAY['a', 'b']) run WHERE NOT (run = 'b' AND seq = 70)",
+    );
+    let all = "SELECT row_to_json(e)::text FROM omnilink.run_events e ORDER BY run_id, seq";
+    let before = database.texts(all);
+    let ran = database
+        .runtime
+        .block_on(database.store().migrate())
+        .unwrap()
+        .ran;
+    assert_eq!(ran, ["0009_run_history"]);
+    assert_eq!(database.texts(all), before);
+    let rows = database.texts(
+        "SELECT run_id || first_seq || '+' || cardinality(records) FROM omnilink.run_history ORDER BY run_id, first_seq",
+    );
+    let expected = [
+        "a1+64", "a65+64", "a129+22", "b1+64", "b65+5", "b71+59", "b130+21",
+    ];
+    assert_eq!(rows, expected);
+}
+
 /// A login that owns its database and is not a superuser; `attributes` decide whether it may create roles.
 fn login(database: &Database, attributes: &str) -> (String, Store) {
     let login = format!("m_{}", database.name);

@@ -139,7 +139,7 @@ pub fn rebuild(
     job.run(connection)
 }
 
-/// As [`rebuild`], for `audit_log`, `rejections` and `orchestration_requests`; `setup` names the topic `audit`.
+/// As [`rebuild`], for `audit_log` and `rejections`; `setup` names the topic `audit`.
 pub fn rebuild_audit(
     setup: &Setup,
     progress: &mut dyn FnMut(u64, u64),
@@ -156,7 +156,7 @@ pub fn rebuild_audit(
     job.run(connection)
 }
 
-/// As [`rebuild`], for `runs`, `run_steps`, `run_events` and `approvals`; `setup` names the topic `runs`.
+/// As [`rebuild`], for `runs`, `run_steps`, `run_history` and `approvals`; `setup` names the topic `runs`.
 pub fn rebuild_runs(
     setup: &Setup,
     progress: &mut dyn FnMut(u64, u64),

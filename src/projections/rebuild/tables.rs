@@ -36,13 +36,15 @@ const ENTITIES_TABLE: Whole = Whole {
 pub(super) const AUDIT_TABLES: &[Whole] = &[
     Whole::of("omnilink", "audit_log"),
     Whole::of("omnilink", "rejections"),
-    Whole::of("omnilink", "orchestration_requests"),
 ];
 /// The tables of the projection `runs`.
 pub(super) const RUN_TABLES: &[Whole] = &[
     Whole::filled("runs"),
     Whole::filled("run_steps"),
-    Whole::of("omnilink", "run_events"),
+    Whole {
+        with: "WITH (toast_tuple_target = 8160)",
+        ..Whole::of("omnilink", "run_history")
+    },
     Whole::of("omnilink", "approvals"),
 ];
 /// The table of the projection `tasks`.

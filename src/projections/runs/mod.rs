@@ -1,8 +1,8 @@
-//! The projection of the topic `runs`: the tables `runs`, `run_steps`, `run_events` and `approvals`.
+//! The projection of the topic `runs`: the tables `runs`, `run_steps`, `run_history` and `approvals`.
 //!
 //! A run's rows depend only on its whole history, not on how the records were split into batches. Runs that have not ended are
 //! kept in memory between batches. A run that is not in memory, for example after a restart, is rebuilt from its rows in
-//! `run_events`, with one query for all such runs of a batch, and its rows are replaced. So it does no harm if a record is read
+//! `run_history`, with one query for all such runs of a batch, and its rows are replaced. So it does no harm if a record is read
 //! twice, or late.
 //!
 //! | file | holds |
@@ -82,7 +82,7 @@ impl RunRows {
     }
 }
 
-/// A record that is already stored in `run_events`.
+/// A record that is already stored in `run_history`.
 struct Stored {
     seq: i64,
     kind: String,

@@ -7,9 +7,12 @@ use super::{
     work::Work,
 };
 use crate::{
-    projections::column::{Columns, Element},
+    projections::{
+        column::{Column, Columns, Element},
+        insert::Insert,
+    },
     runs::RunRecord,
-    store::{CopyRows, storable_json},
+    store::{CopyRows, runs::HISTORY_ROW, storable_json, surely_jsonb},
 };
 
 fn micros(millis: i64) -> i64 {
@@ -61,10 +64,10 @@ pub(super) fn record_text(record: &RunRecord) -> String {
 pub(super) struct Statements {
     /// Reads stored records.
     pub(super) history: String,
-    insert_runs: String,
+    insert_runs: Insert<19>,
     update_runs: String,
     delete: [String; 3],
-    copy_events: String,
+    copy_history: String,
     copy_steps: String,
     update_steps: String,
     copy_approvals: String,
@@ -82,21 +85,13 @@ impl Statements {
         };
         Self {
             history: format!(
-                "SELECT k.n, e.seq, e.type, (EXTRACT(EPOCH FROM e.at) * 1000)::bigint, e.record::text \
+                "SELECT k.n, h.first_seq + e.n - 1, e.type, (EXTRACT(EPOCH FROM e.at) * 1000)::bigint, e.record \
                  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY k(tenant, run_id, n) \
-                 JOIN omnilink.run_events{suffix} e ON e.tenant = k.tenant AND e.run_id = k.run_id ORDER BY k.n, e.seq"
+                 JOIN omnilink.run_history{suffix} h ON h.tenant = k.tenant AND h.run_id = k.run_id \
+                 CROSS JOIN LATERAL unnest(h.types, h.at, h.records) WITH ORDINALITY e(type, at, record, n) \
+                 ORDER BY k.n, h.first_seq, e.n"
             ),
-            insert_runs: format!(
-                "INSERT INTO omnilink.runs{suffix} (tenant, run_id, seq, status, workflow_name, workflow_version, goal, params, plan, \
-                   output, error, retry_of, trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at) \
-                 SELECT tenant, run_id, seq, status, workflow_name, workflow_version, goal, params::jsonb, plan::jsonb, output::jsonb, \
-                   error::jsonb, retry_of, trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at \
-                 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
-                   $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::float8[], \
-                   $17::timestamptz[], $18::timestamptz[], $19::timestamptz[]) \
-                   k(tenant, run_id, seq, status, workflow_name, workflow_version, goal, params, plan, output, error, retry_of, \
-                     trigger, principal, on_behalf_of, risk_score, created_at, updated_at, finished_at) ON CONFLICT DO NOTHING"
-            ),
+            insert_runs: Insert::into(&format!("omnilink.runs{suffix}"), RUN_COLUMNS),
             // Null means unchanged, so that large values are not written again.
             update_runs: format!(
                 "UPDATE omnilink.runs{suffix} r SET seq = k.seq, status = k.status, plan = COALESCE(k.plan::jsonb, r.plan), \
@@ -120,8 +115,8 @@ impl Statements {
                      WHERE t.tenant = k.tenant AND t.approval_id > k.run_id || '.' AND t.approval_id < k.run_id || '/'"
                 ),
             ],
-            copy_events: format!(
-                "COPY omnilink.run_events{suffix} (tenant, run_id, seq, type, at, record) FROM STDIN (FORMAT binary)"
+            copy_history: format!(
+                "COPY omnilink.run_history{suffix} (tenant, run_id, first_seq, types, at, records) FROM STDIN (FORMAT binary)"
             ),
             copy_steps: format!(
                 "COPY omnilink.run_steps{suffix} (tenant, run_id, step_id, tool, status, attempts, output, error, started_at, \
@@ -156,16 +151,11 @@ impl Statements {
         transaction: &mut PgConnection,
         works: &[Work<'_>],
     ) -> Result<u64, sqlx::Error> {
-        use Element::{Bigint, Double, Text, Timestamp};
-        let mut types = [Text; 19];
-        types[2] = Bigint;
-        types[15] = Double;
-        types[16..].fill(Timestamp);
-        let mut columns = Columns::of(types);
+        let mut rows = CopyRows::default();
         for work in works {
-            insert_run(&mut columns, work);
+            insert_run(&mut rows, work);
         }
-        columns.write(transaction, &self.insert_runs).await
+        self.insert_runs.write(transaction, &rows).await
     }
 
     /// Updates rows of runs.
@@ -243,16 +233,16 @@ impl Statements {
         works: &[Work<'_>],
     ) -> Result<(), sqlx::Error> {
         let mut rows = CopyRows::default();
-        for record in works.iter().flat_map(|work| &work.fresh) {
-            rows.row(6);
-            rows.text(&record.tenant);
-            rows.text(&record.run_id);
-            rows.bigint(record.seq);
-            rows.text(&record.kind);
-            rows.timestamp(micros(record.at));
-            jsonb(&mut rows, Some(&record_text(record)));
+        let mut history = HistoryRows::default();
+        for work in works {
+            for records in work.fresh.chunk_by(|a, b| a.seq + 1 == b.seq) {
+                for records in records.chunks(HISTORY_ROW as usize) {
+                    history.row(&mut rows, records);
+                }
+            }
         }
-        send(&rows, transaction, &self.copy_events).await
+        history.check(transaction).await?;
+        send(&rows, transaction, &self.copy_history).await
     }
 
     /// Writes the steps that are new or have changed.
@@ -316,58 +306,116 @@ async fn send(
     Ok(())
 }
 
-fn insert_run(columns: &mut Columns<19>, work: &Work<'_>) {
-    let ((own_tenant, id), run) = (work.key(), &work.run);
+/// The columns of a new run, as [`insert_run`] writes them.
+const RUN_COLUMNS: [(&str, Element); 19] = {
+    use Element::{Bigint, Double, Jsonb, Text, Timestamp};
+    [
+        ("tenant", Text),
+        ("run_id", Text),
+        ("seq", Bigint),
+        ("status", Text),
+        ("workflow_name", Text),
+        ("workflow_version", Text),
+        ("goal", Text),
+        ("params", Jsonb),
+        ("plan", Jsonb),
+        ("output", Jsonb),
+        ("error", Jsonb),
+        ("retry_of", Text),
+        ("trigger", Text),
+        ("principal", Text),
+        ("on_behalf_of", Text),
+        ("risk_score", Double),
+        ("created_at", Timestamp),
+        ("updated_at", Timestamp),
+        ("finished_at", Timestamp),
+    ]
+};
+
+fn insert_run(rows: &mut CopyRows, work: &Work<'_>) {
+    let ((tenant, run_id), run) = (work.key(), &work.run);
     let none = Started::default();
     let started = run.started.as_deref().unwrap_or(&none);
     let workflow = run.workflow.as_ref().or(started.workflow.as_ref());
-    let [
-        tenant,
-        run_id,
-        seq,
-        status,
-        workflow_name,
-        workflow_version,
-        goal,
-        params,
-        plan,
-        output,
-        error,
-        retry_of,
-        trigger,
-        principal,
-        on_behalf_of,
-        risk_score,
-        created_at,
-        updated_at,
-        finished_at,
-    ] = columns.row();
-    tenant.next().text(own_tenant);
-    run_id.next().text(id);
-    seq.next().bigint(run.seq);
-    status.next().text(run.status().name());
-    workflow_name
-        .next()
-        .optional_text(workflow.map(|(name, _)| name.as_str()));
-    workflow_version
-        .next()
-        .optional_text(workflow.map(|(_, version)| version.as_str()));
-    goal.next().optional_text(started.goal.as_deref());
+    rows.row(19);
+    rows.text(tenant);
+    rows.text(run_id);
+    rows.bigint(run.seq);
+    rows.text(run.status().name());
+    rows.optional_text(workflow.map(|(name, _)| name.as_str()));
+    rows.optional_text(workflow.map(|(_, version)| version.as_str()));
+    rows.optional_text(started.goal.as_deref());
     let of_plan = run.params.as_deref();
-    json_text(params.next(), of_plan.or(started.params.as_deref()));
-    json_text(plan.next(), run.plan.as_deref());
-    json_text(output.next(), run.output.as_deref());
-    json_text(error.next(), run.error.as_deref());
-    retry_of.next().optional_text(started.retry_of.as_deref());
-    trigger.next().text(started.trigger());
-    principal.next().optional_text(started.principal.as_deref());
-    on_behalf_of
-        .next()
-        .optional_text(started.on_behalf_of.as_deref());
-    double(risk_score.next(), run.risk_score);
-    created_at.next().timestamp(micros(run.created_at));
-    updated_at.next().timestamp(micros(run.updated_at));
-    time(finished_at.next(), run.finished_at);
+    jsonb(rows, of_plan.or(started.params.as_deref()));
+    jsonb(rows, run.plan.as_deref());
+    jsonb(rows, run.output.as_deref());
+    jsonb(rows, run.error.as_deref());
+    rows.optional_text(started.retry_of.as_deref());
+    rows.text(started.trigger());
+    rows.optional_text(started.principal.as_deref());
+    rows.optional_text(started.on_behalf_of.as_deref());
+    double(rows, run.risk_score);
+    rows.timestamp(micros(run.created_at));
+    rows.timestamp(micros(run.updated_at));
+    time(rows, run.finished_at);
+}
+
+/// Writes rows of `run_history`.
+struct HistoryRows {
+    types: Column,
+    at: Column,
+    records: Column,
+    /// Records that only Postgres can check.
+    unsure: Vec<String>,
+}
+
+impl Default for HistoryRows {
+    fn default() -> Self {
+        Self {
+            types: Column::of(Element::Text),
+            at: Column::of(Element::Timestamp),
+            records: Column::of(Element::Text),
+            unsure: Vec::new(),
+        }
+    }
+}
+
+impl HistoryRows {
+    /// Writes the row of consecutive records.
+    fn row(&mut self, rows: &mut CopyRows, records: &[&RunRecord]) {
+        let Some(first) = records.first() else {
+            return;
+        };
+        for record in records {
+            let text = record_text(record);
+            let text = storable_json(&text);
+            if !surely_jsonb(&text) {
+                self.unsure.push(text.to_string());
+            }
+            self.types.next().text(&record.kind);
+            self.at.next().timestamp(micros(record.at));
+            self.records.next().text(&text);
+        }
+        rows.row(6);
+        rows.text(&first.tenant);
+        rows.text(&first.run_id);
+        rows.bigint(first.seq);
+        for column in [&mut self.types, &mut self.at, &mut self.records] {
+            column.write_to(rows);
+            column.clear();
+        }
+    }
+
+    /// Refuses records that readers of `run_events`, where they are `jsonb`, could not read.
+    async fn check(&self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if !self.unsure.is_empty() {
+            sqlx::query("SELECT count(record::jsonb) FROM unnest($1::text[]) record")
+                .bind(&self.unsure)
+                .execute(transaction)
+                .await?;
+        }
+        Ok(())
+    }
 }
 
 fn new_step(rows: &mut CopyRows, (tenant, run_id): (&str, &str), step: &Step) {
