@@ -29,6 +29,22 @@ pub enum KafkaError {
         /// The broker's answer.
         source: ResponseError,
     },
+    /// A broker refused a request.
+    #[error("{doing}: {source}")]
+    Request {
+        /// What the request was for.
+        doing: &'static str,
+        /// The broker's answer.
+        source: ResponseError,
+    },
+    /// A connection to a broker failed.
+    #[error("{doing}: {source}")]
+    Connection {
+        /// What the request was for.
+        doing: &'static str,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
     /// A producer is over.
     #[error("{reason} ({source})")]
     Producer {

@@ -1,11 +1,12 @@
-//! What rdkafka's safe interface leaves out of librdkafka: the ids of topics (`rd_kafka_DescribeTopics`).
+//! What rdkafka's safe interface leaves out of librdkafka: the ids of topics (`rd_kafka_DescribeTopics`), and which member of its
+//! group a consumer is.
 //!
 //! The only file with `unsafe`. Every object that librdkafka hands out is owned by a [`Handle`] and destroyed once;
 //! what lies within an event (topic descriptions, names, ids) is copied out before the event goes.
 
 #![allow(
     unsafe_code,
-    reason = "rdkafka has no safe interface to DescribeTopics; each block says why it is sound"
+    reason = "rdkafka has no safe interface to DescribeTopics and to a group's metadata; each block says why it is sound"
 )]
 
 use std::{
@@ -51,6 +52,36 @@ pub(super) enum Answer {
     Missing,
     /// It may not be asked for, or its leaders are being chosen.
     Unknown,
+}
+
+/// Which member of its group a consumer is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct GroupMember {
+    pub(super) generation: i32,
+    pub(super) id: String,
+    pub(super) instance: Option<String>,
+}
+
+/// Which member of its group a consumer is; `None`: it is in none.
+pub(super) fn group_member<C: ClientContext>(client: &Client<C>) -> Option<GroupMember> {
+    // SAFETY: the client is alive for the whole call.
+    let metadata = unsafe { c::rd_kafka_consumer_group_metadata(client.native_ptr()) };
+    let metadata = Handle::of(metadata, c::rd_kafka_consumer_group_metadata_destroy)?;
+    // SAFETY: the metadata is not null, and alive until the end of the function; its texts are null or NUL-terminated, and lie within it.
+    unsafe {
+        let text = |text: *const c_char| {
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        };
+        Some(GroupMember {
+            generation: c::rd_kafka_consumer_group_metadata_generation_id(metadata.object),
+            id: text(c::rd_kafka_consumer_group_metadata_member_id(
+                metadata.object,
+            ))?,
+            instance: text(c::rd_kafka_consumer_group_metadata_group_instance_id(
+                metadata.object,
+            )),
+        })
+    }
 }
 
 /// Asks the brokers for ids and partition counts, all topics in one request. Blocks.

@@ -18,6 +18,7 @@ mod retention;
 mod seat;
 mod topics;
 mod transactions;
+mod wire;
 mod work;
 
 use std::{

@@ -13,11 +13,16 @@ use kafka_protocol::{error::ResponseError, messages::ProduceResponse};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    super::{error::KafkaError, topics::Topics},
+    super::{
+        error::KafkaError,
+        topics::Topics,
+        wire::{
+            self, Connection, Disconnected,
+            batch::{self, Fields, ProducerId, Within},
+        },
+    },
     Answer, Call, KafkaOptions,
-    batch::{self, ProducerId},
     queues::{Batch, Ended, Queues},
-    wire::{Connection, Disconnected},
 };
 use crate::{
     base::clock::{Clock, SystemClock},
@@ -54,7 +59,7 @@ impl Direct {
         let shared = Arc::new(Shared {
             queues: Mutex::default(),
             wanted: Condvar::new(),
-            bootstrap: options.brokers.split(',').map(with_port).collect(),
+            bootstrap: wire::bootstrap(options),
             client: format!("omnilink-{}", options.node),
             links: Mutex::default(),
         });
@@ -164,7 +169,7 @@ impl Shared {
             *link = Some(self.connect_any()?);
         }
         let Some(link) = link else { return Ok(()) };
-        let metadata = link.metadata(names)?;
+        let metadata = link.metadata(names, false)?;
         let mut ended = Ended::default();
         self.queues.lock().update_metadata(&metadata, &mut ended);
         ended.notify();
@@ -179,7 +184,7 @@ impl Shared {
         addresses.extend(self.bootstrap.iter().cloned());
         let mut last = Error::other("no broker is given");
         for address in addresses {
-            match Connection::open(&address, &self.client) {
+            match Connection::open(&address, &self.client, &Arc::default()) {
                 Ok(link) => return Ok(link),
                 Err(error) => last = Error::other(format!("{address}: {error}")),
             }
@@ -245,7 +250,7 @@ impl Shared {
         let link = if let Some(link) = link {
             link
         } else {
-            let opened = Connection::open(address, &self.client)?;
+            let opened = Connection::open(address, &self.client, &Arc::default())?;
             self.links.lock().insert(broker, opened.cut()?);
             link.insert(opened)
         };
@@ -262,9 +267,15 @@ impl Shared {
         }
         let now = SystemClock.now();
         for batch in batches.iter_mut().filter(|batch| batch.bytes.is_empty()) {
-            batch.bytes = batch::encode(batch.records(), batch.producer, batch.sequence, now);
+            let room = batch.records().map(batch::size).sum();
+            let numbered = (batch.producer, batch.sequence);
+            let fields = batch.records().map(Fields::from);
+            batch.bytes = batch::encode(fields, room, numbered, Within::Nothing, now);
         }
-        let sent = link.send(&batches, &names);
+        let sending = batches
+            .iter()
+            .map(|batch| (&names[batch.topic], batch.partition, batch.bytes.clone()));
+        let sent = link.send(None, sending);
         // Calls are answered while the broker works.
         take(ended).notify();
         let answer = sent.and_then(|()| link.sent());
@@ -291,7 +302,8 @@ impl Shared {
         if let Some(producer) = self.queues.lock().producer {
             return Ok(producer);
         }
-        let new = link.init_producer_id()?;
+        let new = link.init_producer_id(None, None)?;
+        let new = new.map_err(|error| Error::other(format!("no producer id: {error}")))?;
         // Two brokers' threads may ask at once: one of the two answers counts.
         Ok(*self.queues.lock().producer.get_or_insert(new))
     }
@@ -345,16 +357,5 @@ fn settle(
                 queues.failed(batch, error, ended);
             }
         }
-    }
-}
-
-/// Kafka's usual port, where none is given.
-fn with_port(address: &str) -> String {
-    let address = address.trim();
-    let address = address.strip_prefix("PLAINTEXT://").unwrap_or(address);
-    if address.contains(':') {
-        address.to_owned()
-    } else {
-        format!("{address}:9092")
     }
 }

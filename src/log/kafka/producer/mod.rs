@@ -5,11 +5,9 @@
 //! broker leads in one request. It is used where the connection is plain; with any property that concerns connections (TLS, SASL)
 //! or producing, librdkafka appends.
 
-mod batch;
 mod direct;
 mod librdkafka;
 mod queues;
-mod wire;
 
 use std::sync::{
     Arc,
@@ -20,26 +18,12 @@ pub(super) use librdkafka::headers;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{KafkaOptions, topics::Topics};
+use super::{KafkaOptions, topics::Topics, wire};
 use crate::{
     chaos::{Bug, planted},
     log::{LogError, Output, Position, Unavailable},
     state::{Changes, StateStore},
 };
-
-/// Properties that say nothing about connections or producing; so begin those that `direct` may overlook.
-const OVERLOOKED: [&str; 10] = [
-    "auto.",
-    "check.crcs",
-    "client.rack",
-    "coordinator.",
-    "fetch.",
-    "group.",
-    "heartbeat.",
-    "max.poll.",
-    "queued.",
-    "session.",
-];
 
 /// The answer to one call of `append`.
 pub(super) type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
@@ -127,11 +111,7 @@ pub(super) enum Appender {
 
 impl Appender {
     pub(super) fn new(options: &KafkaOptions, topics: &Arc<Topics>) -> Result<Self, LogError> {
-        let plain = options
-            .properties
-            .keys()
-            .all(|name| OVERLOOKED.iter().any(|begin| name.starts_with(begin)));
-        Ok(if plain {
+        Ok(if wire::speaks(options) {
             Self::Direct(direct::Direct::new(options, topics)?)
         } else {
             Self::Librdkafka(librdkafka::Librdkafka::new(options, topics)?)

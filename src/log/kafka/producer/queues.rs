@@ -15,10 +15,11 @@ use kafka_protocol::{error::ResponseError, messages::MetadataResponse};
 use parking_lot::Condvar;
 
 use super::{
-    super::topics::{Counts, partition_among},
-    Call,
-    batch::{self, ProducerId},
-    queue_full,
+    super::{
+        topics::{Counts, partition_among},
+        wire::batch::{self, ProducerId},
+    },
+    Call, queue_full,
 };
 use crate::log::{LogError, Output, Position, Record, Unavailable};
 

@@ -4,44 +4,70 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     base::{clock::Millis, varint},
-    log::{BATCH_HEADER, Record, record_size},
+    log::{BATCH_HEADER, Headers, Record, record_size},
 };
 
 /// An idempotent producer: its id and epoch number the batches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ProducerId {
-    pub(super) id: i64,
-    pub(super) epoch: i16,
+pub(in super::super) struct ProducerId {
+    pub(in super::super) id: i64,
+    pub(in super::super) epoch: i16,
+}
+
+/// A record to encode.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Fields<'a> {
+    pub(in super::super) key: Option<&'a [u8]>,
+    pub(in super::super) value: Option<&'a [u8]>,
+    pub(in super::super) headers: &'a Headers,
+}
+
+impl<'a> From<&'a Record> for Fields<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            headers: &record.headers,
+        }
+    }
+}
+
+/// Whether the records of a batch belong to a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Within {
+    Nothing,
+    Transaction,
 }
 
 /// Bytes of a batch before its records.
-pub(super) const HEAD: usize = BATCH_HEADER;
+pub(in super::super) const HEAD: usize = BATCH_HEADER;
 /// Where what the checksum covers begins: behind base offset, length, leader epoch, version and the checksum itself.
 const CHECKED: usize = 21;
 /// Behind base offset and length.
 const MEASURED: usize = 12;
 
 /// An upper bound of the bytes of a record in a batch.
-pub(super) fn size(record: &Record) -> usize {
+pub(in super::super) fn size(record: &Record) -> usize {
     record_size(record) - HEAD
 }
 
-/// The bytes of a batch of records (at least one), which the producer numbers from `sequence`.
-pub(super) fn encode<'a>(
-    records: impl ExactSizeIterator<Item = &'a Record> + Clone,
-    producer: ProducerId,
-    sequence: i32,
+/// The bytes of a batch of records (at least one), `room` at most, which the producer numbers from `sequence`.
+pub(in super::super) fn encode<'a>(
+    records: impl ExactSizeIterator<Item = Fields<'a>>,
+    room: usize,
+    (producer, sequence): (ProducerId, i32),
+    within: Within,
     now: Millis,
 ) -> Bytes {
     let count = records.len() as i32;
-    let room: usize = records.clone().map(size).sum();
     let mut out = BytesMut::with_capacity(HEAD + room);
     out.put_i64(0); // base offset: the broker's to give
     out.put_i32(0); // length, below
     out.put_i32(-1); // leader epoch: the broker's
     out.put_i8(2);
     out.put_u32(0); // checksum, below
-    out.put_i16(0); // no compression, created at, no transaction
+    // No compression, created at; the fifth bit says that it is of a transaction.
+    out.put_i16(i16::from(within == Within::Transaction) << 4);
     out.put_i32(count - 1);
     out.put_i64(now.0);
     out.put_i64(now.0);
@@ -52,7 +78,7 @@ pub(super) fn encode<'a>(
     let mut body = BytesMut::new();
     for (delta, record) in records.enumerate() {
         body.clear();
-        put_record(&mut body, delta as i64, record);
+        put_record(&mut body, delta as i64, &record);
         varint::put_zigzag(body.len() as i64, &mut out);
         out.put_slice(&body);
     }
@@ -63,14 +89,14 @@ pub(super) fn encode<'a>(
     out.freeze()
 }
 
-fn put_record(out: &mut BytesMut, delta: i64, record: &Record) {
+fn put_record(out: &mut BytesMut, delta: i64, record: &Fields<'_>) {
     out.put_i8(0); // attributes
     varint::put_zigzag(0, out); // milliseconds after the batch's time
     varint::put_zigzag(delta, out);
-    put_bytes(out, record.key.as_deref());
-    put_bytes(out, record.value.as_deref());
+    put_bytes(out, record.key);
+    put_bytes(out, record.value);
     varint::put_zigzag(record.headers.len() as i64, out);
-    for (name, value) in &record.headers {
+    for (name, value) in record.headers {
         put_bytes(out, Some(name.as_bytes()));
         put_bytes(out, value.as_deref());
     }
@@ -112,11 +138,14 @@ mod tests {
             records in proptest::collection::vec(record(), 1..40),
             sequence in 0..i32::MAX,
             id in 0..i64::MAX,
+            transactional: bool,
         ) {
-            let producer = ProducerId { id, epoch: 7 };
-            let encoded = encode(records.iter(), producer, sequence, Millis(1_700_000_000_000));
-            let most: usize = HEAD + records.iter().map(size).sum::<usize>();
-            prop_assert!(encoded.len() <= most);
+            let numbered = (ProducerId { id, epoch: 7 }, sequence);
+            let room = records.iter().map(size).sum::<usize>();
+            let within = if transactional { Within::Transaction } else { Within::Nothing };
+            let fields = records.iter().map(Fields::from);
+            let encoded = encode(fields, room, numbered, within, Millis(1_700_000_000_000));
+            prop_assert!(encoded.len() <= HEAD + room);
             // It checks lengths and the checksum.
             let read = RecordBatchDecoder::decode(&mut encoded.clone()).unwrap().records;
             prop_assert_eq!(read.len(), records.len());
@@ -133,7 +162,7 @@ mod tests {
                 prop_assert_eq!(read.producer_id, id);
                 prop_assert_eq!(read.producer_epoch, 7);
                 prop_assert_eq!(read.sequence, sequence.wrapping_add(n as i32));
-                prop_assert!(!read.transactional);
+                prop_assert_eq!(read.transactional, transactional);
             }
         }
     }

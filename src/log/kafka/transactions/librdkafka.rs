@@ -1,11 +1,4 @@
-//! The transactional producer of a lane: one type alone owns the transaction.
-//!
-//! ```text
-//!  shape ─► begin ─► outputs, changelog ─► drain ─► offsets ─► commit
-//!    ▲                     │                 │         │         │
-//!    │                     └──── failed ─────┴─────────┴─────────┘
-//!    └── abort; where that fails too: a new producer under the same id, which fences the old one and ends what it left open
-//! ```
+//! Transactions by librdkafka's producer.
 //!
 //! A broker refuses a whole batch that is larger than its topic takes. Batches therefore keep to the narrowest topic that
 //! is written to ([`Shape`]); a single record that is too large is the caller's to find before it comes here. What is refused
@@ -14,10 +7,7 @@
 use std::{
     cell::Cell,
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -31,15 +21,17 @@ use rdkafka::{
 };
 
 use super::{
-    CLIENT, KafkaOptions,
-    classify::{Doing, call, is_fatal, is_fenced},
-    error::KafkaError,
-    group::GroupConsumer,
-    limits::Limits,
-    offsets::Offsets,
-    position::{POSITION, POSITION_BYTES, to_record},
-    producer::headers,
-    topics::{Counts, partition_among},
+    super::{
+        CLIENT, KafkaOptions,
+        classify::{Doing, call, is_fatal, is_fenced},
+        error::KafkaError,
+        group::GroupConsumer,
+        limits::Limits,
+        offsets::Offsets,
+        position::{POSITION, POSITION_BYTES, to_record},
+        producer::headers,
+    },
+    ABORT, BATCH, BEGIN_PRODUCER, COMMIT, DELIVER, OFFSETS, OUTCOME, Stopping, TRANSACTION, in_use,
 };
 use crate::{
     chaos::{Bug, pause, planted},
@@ -50,23 +42,11 @@ use crate::{
     },
 };
 
-// What steps are for, as errors say it.
-const BEGIN_PRODUCER: &str = "taking over the transactional id";
-const DELIVER: &str = "waiting until all records are delivered";
-const OFFSETS: &str = "adding offsets to the transaction";
-const COMMIT: &str = "committing the transaction";
-const TRANSACTION: Duration = Duration::from_secs(10);
-/// How long the outcome of a commit, of an abort, or of `init_transactions` may take.
-const OUTCOME: Duration = Duration::from_secs(30);
 /// How long one call waits for an outcome; between two calls it is checked whether the lane is to stop.
 const SLICE: Duration = Duration::from_secs(1);
-/// How long a lane that is to stop still waits for brokers.
-const STOPPING: Duration = Duration::from_secs(3);
 /// How often delivery reports are polled.
 const STEP: Duration = Duration::from_micros(250);
 
-/// Bytes of a batch, and of a record, unless a topic takes less or a record is larger.
-const BATCH: usize = 1_000_000;
 /// How long a producer keeps an unusual shape after it was needed last.
 const UNUSUAL: Duration = Duration::from_mins(1);
 
@@ -130,7 +110,7 @@ impl ProducerContext for Context {
 }
 
 /// The transactional producer of one lane.
-pub(super) struct Transactions {
+pub(in super::super) struct Librdkafka {
     options: KafkaOptions,
     processor: Arc<str>,
     changelog: Arc<str>,
@@ -145,12 +125,10 @@ pub(super) struct Transactions {
     stuck: Cell<bool>,
     context: Context,
     limits: Limits,
-    stop: Arc<AtomicBool>,
-    /// Since when the lane is to stop.
-    stopping: Cell<Option<Instant>>,
+    stopping: Stopping,
 }
 
-impl Transactions {
+impl Librdkafka {
     /// Fences the producer that had this transactional id before, and aborts the transaction that it left open.
     pub(super) fn new(
         options: &KafkaOptions,
@@ -188,14 +166,13 @@ impl Transactions {
             producer,
             context,
             limits,
-            stop: Arc::default(),
-            stopping: Cell::new(None),
+            stopping: Stopping::default(),
         })
     }
 
     /// Hands over the flag that stops waiting for brokers.
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
-        self.stop = stop;
+        self.stopping.flag = stop;
     }
 
     /// The end of each partition of the changelog that was written to since the last call.
@@ -301,14 +278,8 @@ impl Transactions {
         }
     }
 
-    /// Whether the lane is to stop, for long enough that nothing is waited for any more.
     pub(super) fn gives_up(&self, now: Instant) -> bool {
-        if !self.stop.load(Ordering::Relaxed) {
-            return false;
-        }
-        let since = self.stopping.get().unwrap_or(now);
-        self.stopping.set(Some(since));
-        now >= since + STOPPING
+        self.stopping.gives_up(now)
     }
 
     fn send(
@@ -531,8 +502,8 @@ impl Transactions {
         let Err(second) = aborted else {
             return LogError::Aborted(failed);
         };
-        let second = LogError::Kafka(call("aborting the transaction", None, second));
-        if self.stop.load(Ordering::Relaxed) {
+        let second = LogError::Kafka(call(ABORT, None, second));
+        if self.stopping.is_set() {
             // The next producer with this id ends the transaction, or its timeout does.
             return LogError::NotEnded {
                 failed,
@@ -547,7 +518,7 @@ impl Transactions {
 
     /// Makes a new producer, which ends the transaction that this one left open.
     fn replace(&mut self, failed: Arc<LogError>, abort: Option<Arc<LogError>>) -> LogError {
-        let replacement = if self.stop.load(Ordering::Relaxed) {
+        let replacement = if self.stopping.is_set() {
             // The next producer with this id ends the transaction, or its timeout does.
             None
         } else {
@@ -603,12 +574,6 @@ impl From<Failed> for Arc<LogError> {
             Failed::Topic(error) => error,
         })
     }
-}
-
-/// The partition of a record in a topic of OmniLink's own: one of those that are configured, whatever was added.
-fn in_use(counts: &Counts, topic: &str, key: Option<&[u8]>) -> Option<u32> {
-    let count = counts.get(topic)?;
-    Some(partition_among(key, *count))
 }
 
 fn make(

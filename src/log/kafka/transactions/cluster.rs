@@ -1,0 +1,280 @@
+//! Connections to the brokers: to those that lead partitions, and to coordinators, found anew when they have moved.
+
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use kafka_protocol::{error::ResponseError, protocol::StrBytes};
+
+use super::{
+    super::{
+        KafkaOptions,
+        wire::{self, Connection, Coordinates},
+    },
+    Stopping,
+};
+
+/// The first pause before a request is made again, and the longest.
+const FIRST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(100);
+/// The longest while a coordinator still ends the transaction before: it takes milliseconds.
+const LONGEST_BEFORE: Duration = Duration::from_millis(10);
+/// How long it is believed how many partitions a topic has.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts, with jitter, until a deadline.
+pub(super) struct Attempts {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Attempts {
+    pub(super) fn within(limit: Duration) -> Self {
+        Self {
+            deadline: Instant::now() + limit,
+            pause: FIRST,
+        }
+    }
+
+    /// Pauses; `false`: it is over.
+    pub(super) fn pause(&mut self, longest: Duration, stopping: &Stopping) -> bool {
+        let now = Instant::now();
+        if now >= self.deadline || stopping.gives_up(now) {
+            return false;
+        }
+        std::thread::sleep(self.pause.mul_f64(rand::random_range(0.5..=1.0)));
+        self.pause = (self.pause * 2).min(longest);
+        true
+    }
+
+    /// The next pause is short again.
+    pub(super) fn progress(&mut self) {
+        self.pause = FIRST;
+    }
+}
+
+/// Why a request has failed for good.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    Refused(ResponseError),
+    Lost(io::Error),
+}
+
+struct Leaders {
+    of: Vec<Option<i32>>,
+    asked: Instant,
+}
+
+/// What is known of the brokers.
+pub(super) struct Cluster {
+    client: String,
+    bootstrap: Vec<String>,
+    stop: Arc<AtomicBool>,
+    brokers: BTreeMap<i32, String>,
+    topics: HashMap<Arc<str>, Leaders>,
+    /// To leaders.
+    links: BTreeMap<i32, Connection>,
+    /// For questions that any broker answers.
+    any: Option<Connection>,
+}
+
+impl Cluster {
+    pub(super) fn new(options: &KafkaOptions) -> Self {
+        Self {
+            client: format!("omnilink-{}", options.node),
+            bootstrap: wire::bootstrap(options),
+            stop: Arc::default(),
+            brokers: BTreeMap::new(),
+            topics: HashMap::new(),
+            links: BTreeMap::new(),
+            any: None,
+        }
+    }
+
+    /// New connections wait no longer than this flag allows; the old ones are closed.
+    pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
+        self.links.clear();
+        self.any = None;
+    }
+
+    fn open(&self, address: &str) -> Result<Connection, io::Error> {
+        Connection::open(address, &self.client, &self.stop)
+            .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+    }
+
+    /// Asks any broker; after an error another one is asked next time.
+    fn ask_any<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Connection) -> Result<T, io::Error>,
+    ) -> Result<T, io::Error> {
+        let mut link = match self.any.take() {
+            Some(link) => link,
+            None => self.open_any()?,
+        };
+        let answer = ask(&mut link)?;
+        self.any = Some(link);
+        Ok(answer)
+    }
+
+    fn open_any(&self) -> Result<Connection, io::Error> {
+        let mut last = io::Error::other("no broker is given");
+        for address in self.brokers.values().chain(&self.bootstrap) {
+            match self.open(address) {
+                Ok(link) => return Ok(link),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks who leads the partitions of topics. A topic that does not exist is unknown afterwards.
+    pub(super) fn refresh(&mut self, topics: &[Arc<str>]) -> Result<(), io::Error> {
+        let asked = Instant::now();
+        // As librdkafka's producer does: brokers that make topics by themselves may do so.
+        let metadata = self.ask_any(|link| link.metadata(topics, true))?;
+        self.brokers = metadata
+            .brokers
+            .iter()
+            .map(|broker| (broker.node_id.0, format!("{}:{}", broker.host, broker.port)))
+            .collect();
+        for topic in topics {
+            self.topics.remove(topic);
+            let mut found = metadata.topics.iter();
+            let Some(found) = found.find(|of| of.name.as_ref().is_some_and(|n| **n == **topic))
+            else {
+                continue;
+            };
+            if found.error_code != 0 || found.partitions.is_empty() {
+                continue;
+            }
+            let mut of = vec![None; found.partitions.len()];
+            for partition in &found.partitions {
+                if let Some(place) = of.get_mut(partition.partition_index as usize) {
+                    *place = (partition.leader_id.0 >= 0).then_some(partition.leader_id.0);
+                }
+            }
+            self.topics.insert(Arc::clone(topic), Leaders { of, asked });
+        }
+        Ok(())
+    }
+
+    /// How many partitions a topic has, as far as that is known and fresh.
+    pub(super) fn partitions(&self, topic: &str) -> Option<u32> {
+        let leaders = self.topics.get(topic)?;
+        (leaders.asked.elapsed() < FRESH).then_some(leaders.of.len() as u32)
+    }
+
+    pub(super) fn leader(&self, topic: &str, partition: u32) -> Option<i32> {
+        let leaders = self.topics.get(topic)?;
+        *leaders.of.get(partition as usize)?
+    }
+
+    /// The connection to a leader.
+    pub(super) fn link(&mut self, broker: i32) -> Result<&mut Connection, io::Error> {
+        if !self.links.contains_key(&broker) {
+            let Some(address) = self.brokers.get(&broker) else {
+                return Err(io::Error::other("the leader has no address"));
+            };
+            let opened = self.open(&address.clone())?;
+            self.links.insert(broker, opened);
+        }
+        match self.links.entry(broker) {
+            Entry::Occupied(link) => Ok(link.into_mut()),
+            Entry::Vacant(_) => Err(io::Error::other("the leader has no connection")),
+        }
+    }
+
+    /// Closes the connection to a leader.
+    pub(super) fn close(&mut self, broker: i32) {
+        self.links.remove(&broker);
+    }
+}
+
+/// The coordinator of a transactional id or of a group.
+pub(super) struct Coordinator {
+    of: Coordinates,
+    pub(super) key: StrBytes,
+    link: Option<Connection>,
+}
+
+impl Coordinator {
+    pub(super) fn new(of: Coordinates, key: &str) -> Self {
+        Self {
+            of,
+            key: StrBytes::from_string(key.to_owned()),
+            link: None,
+        }
+    }
+
+    /// The connection, if there is one already.
+    pub(super) fn link(&mut self) -> Option<&mut Connection> {
+        self.link.as_mut()
+    }
+
+    /// Closes the connection: answers may be left in it.
+    pub(super) fn close(&mut self) {
+        self.link = None;
+    }
+
+    /// Makes a request, again and again until there is an answer that is final, or time is over.
+    pub(super) fn ask<T>(
+        &mut self,
+        cluster: &mut Cluster,
+        stopping: &Stopping,
+        limit: Duration,
+        mut request: impl FnMut(&mut Connection) -> Result<Result<T, ResponseError>, io::Error>,
+    ) -> Result<T, Unanswered> {
+        let mut attempts = Attempts::within(limit);
+        loop {
+            let mut longest = LONGEST;
+            let failed = match self.try_ask(cluster, &mut request) {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(ResponseError::ConcurrentTransactions)) => {
+                    longest = LONGEST_BEFORE;
+                    Unanswered::Refused(ResponseError::ConcurrentTransactions)
+                }
+                Ok(Err(error)) => {
+                    if matches!(
+                        error,
+                        ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable
+                    ) {
+                        self.link = None;
+                    }
+                    if !error.is_retriable() {
+                        return Err(Unanswered::Refused(error));
+                    }
+                    Unanswered::Refused(error)
+                }
+                Err(error) => {
+                    self.link = None;
+                    Unanswered::Lost(error)
+                }
+            };
+            if !attempts.pause(longest, stopping) {
+                return Err(failed);
+            }
+        }
+    }
+
+    fn try_ask<T>(
+        &mut self,
+        cluster: &mut Cluster,
+        request: &mut impl FnMut(&mut Connection) -> Result<Result<T, ResponseError>, io::Error>,
+    ) -> Result<Result<T, ResponseError>, io::Error> {
+        let link = if let Some(link) = &mut self.link {
+            link
+        } else {
+            let (of, key) = (self.of, &self.key);
+            let address = match cluster.ask_any(|link| link.find_coordinator(of, key))? {
+                Ok(address) => address,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.link.insert(cluster.open(&address)?)
+        };
+        request(link)
+    }
+}

@@ -1,0 +1,797 @@
+//! Transactions by the protocol itself: all partitions are added in one request, and all that a broker leads is sent in one, while the
+//! group's coordinator takes the offsets.
+//!
+//! A batch keeps its sequence number until it is acknowledged, so whatever is sent again is in the log once. After an abort with a
+//! batch whose outcome nobody told, the producer continues with a new epoch: if the batch comes late, brokers refuse it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    mem::take,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{
+        GroupId, ProduceResponse, TopicName, TransactionalId, TxnOffsetCommitRequest,
+        produce_response::PartitionProduceResponse,
+        txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
+    },
+    protocol::StrBytes,
+};
+use rdkafka::consumer::Consumer;
+
+use super::{
+    super::{
+        KafkaOptions,
+        error::KafkaError,
+        ffi::{GroupMember, group_member},
+        group::GroupConsumer,
+        limits::Limits,
+        position::{POSITION, to_record},
+        topics::{Counts, partition_among},
+        wire::{
+            Coordinates, OfTopic, TransactionOf,
+            batch::{self, Fields, ProducerId, Within},
+        },
+    },
+    ABORT, BATCH, BEGIN_PRODUCER, COMMIT, DELIVER, OFFSETS, OUTCOME, Stopping, TRANSACTION,
+    cluster::{Attempts, Cluster, Coordinator, Unanswered},
+    in_use,
+};
+use crate::{
+    base::clock::{Clock, Millis, SystemClock},
+    chaos::{Bug, pause, planted},
+    log::{
+        Fenced, Headers, LogError, Output, Transaction, Unavailable,
+        identity::{Kept, committed_by, to_metadata},
+        row_size,
+    },
+};
+
+const BEGIN: &str = "adding partitions to the transaction";
+/// Bytes of a produce request, at most, unless a batch is larger. Brokers take 100 MB.
+const REQUEST: usize = 16 << 20;
+/// The longest pause while partitions have no leader.
+const LEADERLESS: Duration = Duration::from_millis(100);
+
+/// Why a transaction was not committed.
+enum Failed {
+    /// A broker refused a request.
+    Refused(&'static str, ResponseError),
+    /// There was no answer in time.
+    Lost(&'static str, io::Error),
+    /// A broker refused records.
+    Records(Arc<str>, u32, ResponseError),
+    /// Something else.
+    Log(LogError),
+}
+
+impl Failed {
+    fn of(doing: &'static str) -> impl Fn(Unanswered) -> Self {
+        move |unanswered| match unanswered {
+            Unanswered::Refused(error) => Self::Refused(doing, error),
+            Unanswered::Lost(error) => Self::Lost(doing, error),
+        }
+    }
+
+    fn response(&self) -> Option<ResponseError> {
+        match self {
+            Self::Refused(_, error) | Self::Records(_, _, error) => Some(*error),
+            Self::Lost(..) | Self::Log(_) => None,
+        }
+    }
+
+    /// Whether another producer or member has taken the place of this one, or the coordinator has ended its transaction.
+    fn is_fenced(&self) -> bool {
+        use ResponseError::{
+            FencedInstanceId, InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced,
+        };
+        matches!(
+            self.response(),
+            Some(
+                FencedInstanceId | InvalidProducerEpoch | InvalidProducerIdMapping | ProducerFenced
+            )
+        )
+    }
+
+    /// Whether no transaction will succeed.
+    fn is_fatal(&self) -> bool {
+        use ResponseError::{
+            ClusterAuthorizationFailed, TransactionalIdAuthorizationFailed, UnsupportedVersion,
+        };
+        matches!(
+            self.response(),
+            Some(
+                ClusterAuthorizationFailed
+                    | TransactionalIdAuthorizationFailed
+                    | UnsupportedVersion
+            )
+        )
+    }
+
+    fn into_kafka(self) -> Result<Arc<KafkaError>, LogError> {
+        Ok(Arc::new(match self {
+            Self::Refused(doing, source) => KafkaError::Request { doing, source },
+            Self::Lost(doing, source) => KafkaError::Connection {
+                doing,
+                source: Arc::new(source),
+            },
+            Self::Records(topic, partition, source) => KafkaError::Refused {
+                topic,
+                partition,
+                source,
+            },
+            Self::Log(error) => return Err(error),
+        }))
+    }
+
+    fn into_log_error(self) -> LogError {
+        let fenced = self.is_fenced();
+        match self.into_kafka() {
+            Ok(error) if fenced => LogError::Fenced(Fenced::Kafka(error)),
+            Ok(error) => LogError::Kafka(error),
+            Err(error) => error,
+        }
+    }
+}
+
+/// The transactional producer of one lane.
+pub(in super::super) struct Direct {
+    processor: Arc<str>,
+    changelog: Arc<str>,
+    /// As offsets name who committed them.
+    committed_by: String,
+    cluster: Cluster,
+    transaction: Coordinator,
+    group: Coordinator,
+    producer: ProducerId,
+    /// The sequence number of the next record of each partition.
+    sequences: HashMap<(Arc<str>, u32), i32>,
+    /// Something may have been added to a transaction that is not ended.
+    open: bool,
+    /// The outcome of a batch is unknown.
+    unsure: bool,
+    ends: HashMap<u32, u64>,
+    limits: Limits,
+    stopping: Stopping,
+}
+
+impl Direct {
+    pub(super) fn new(
+        options: &KafkaOptions,
+        processor: &Arc<str>,
+        changelog: &Arc<str>,
+        id: &str,
+        limits: Limits,
+    ) -> Result<Self, LogError> {
+        let group = format!("{}{processor}", options.prefix);
+        let mut direct = Self {
+            processor: Arc::clone(processor),
+            changelog: Arc::clone(changelog),
+            committed_by: committed_by(id),
+            cluster: Cluster::new(options),
+            transaction: Coordinator::new(Coordinates::Transaction, id),
+            group: Coordinator::new(Coordinates::Group, &group),
+            producer: ProducerId { id: -1, epoch: -1 },
+            sequences: HashMap::new(),
+            open: false,
+            unsure: false,
+            ends: HashMap::new(),
+            limits,
+            stopping: Stopping::default(),
+        };
+        if let Err(failed) = direct.init(None) {
+            let passes = !failed.is_fenced() && !failed.is_fatal();
+            return Err(match failed.into_kafka() {
+                Ok(error) if passes => Unavailable::Kafka(error).into(),
+                Ok(error) => LogError::Kafka(error),
+                Err(error) => error,
+            });
+        }
+        Ok(direct)
+    }
+
+    pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
+        self.cluster.stop_with(Arc::clone(&stop));
+        self.transaction.close();
+        self.group.close();
+        self.stopping.flag = stop;
+    }
+
+    pub(super) fn take_ends(&mut self) -> HashMap<u32, u64> {
+        take(&mut self.ends)
+    }
+
+    pub(super) fn gives_up(&self, now: Instant) -> bool {
+        self.stopping.gives_up(now)
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        group: &GroupConsumer,
+        transaction: &Transaction,
+    ) -> Result<(), LogError> {
+        if planted(Bug::ZombieNotFenced) {
+            pause();
+        }
+        match self.transact(group, transaction) {
+            Ok(()) => Ok(()),
+            Err(failed) => Err(self.abort(failed)),
+        }
+    }
+
+    /// Begins anew, with a new epoch: what was open is aborted. With the producer's number only if no other has taken over since.
+    fn init(&mut self, had: Option<ProducerId>) -> Result<(), Failed> {
+        let id = self.transaction.key.clone();
+        let asked = self
+            .transaction
+            .ask(&mut self.cluster, &self.stopping, OUTCOME, |link| {
+                link.init_producer_id(Some((&id, TRANSACTION)), had)
+            });
+        self.producer = asked.map_err(Failed::of(BEGIN_PRODUCER))?;
+        self.sequences.clear();
+        self.open = false;
+        self.unsure = false;
+        Ok(())
+    }
+
+    fn transact(&mut self, group: &GroupConsumer, transaction: &Transaction) -> Result<(), Failed> {
+        let mut queues = Queues::default();
+        let counts = group.watched.topics().counts();
+        for output in &transaction.outputs {
+            let partition = self.partition(&counts, output)?;
+            let record = &output.record;
+            let size = batch::size(record);
+            let to = (&output.topic, partition);
+            queues.push(to, (record.into(), size), |topic| self.limits.batch(topic));
+        }
+        if planted(Bug::NoTransaction) {
+            self.add(&queues, false)?;
+            self.produce(&mut queues)?;
+            self.end(true)?;
+            pause();
+            queues = Queues::default();
+        }
+        let none = Headers::new();
+        let fields = |key, value| Fields {
+            key: Some(key),
+            value,
+            headers: &none,
+        };
+        let mut stateful = Vec::new();
+        for change in transaction.state.0.iter().filter(|change| change.logged) {
+            let partition = change.space.partition;
+            let value = change.value.as_deref();
+            let size = row_size(&change.key, value.unwrap_or_default());
+            let to = (&self.changelog, partition);
+            let row = (fields(&change.key, value), size);
+            queues.push(to, row, |topic| self.limits.batch(topic));
+            if !stateful.contains(&partition) {
+                stateful.push(partition);
+            }
+        }
+        let positions: Vec<_> = transaction
+            .positions
+            .iter()
+            .filter(|(_, partition, _)| stateful.contains(partition))
+            .map(|(topic, partition, next)| {
+                let id = group.watched.id(*topic);
+                (*partition, to_record(*topic, Kept { next: *next, id }))
+            })
+            .collect();
+        for (partition, value) in &positions {
+            let size = row_size(POSITION, value);
+            let to = (&self.changelog, *partition);
+            let row = (fields(POSITION, Some(value)), size);
+            queues.push(to, row, |topic| self.limits.batch(topic));
+        }
+        let offsets = self.offsets(group, transaction)?;
+        if queues.queues.is_empty() && offsets.is_none() {
+            return Ok(());
+        }
+        self.add(&queues, offsets.is_some())?;
+        // The group's coordinator takes the offsets while the leaders take the records.
+        let mut sent = false;
+        if let (Some(offsets), Some(link)) = (&offsets, self.group.link()) {
+            match link.send_offsets(offsets) {
+                Ok(()) => sent = true,
+                Err(_) => self.group.close(),
+            }
+        }
+        self.produce(&mut queues)?;
+        if let Some(offsets) = &offsets {
+            let asked = self
+                .group
+                .ask(&mut self.cluster, &self.stopping, TRANSACTION, |link| {
+                    if !take(&mut sent) {
+                        link.send_offsets(offsets)?;
+                    }
+                    link.offsets_sent()
+                });
+            asked.map_err(Failed::of(OFFSETS))?;
+        }
+        // What was learnt meanwhile costs nothing to look at.
+        group.watched.verify().map_err(Failed::Log)?;
+        self.end(true)
+    }
+
+    /// The partition of a record.
+    fn partition(&mut self, counts: &Counts, output: &Output) -> Result<u32, Failed> {
+        let key = output.record.key.as_deref();
+        let given = output.partition;
+        if let Some(partition) = given.or_else(|| in_use(counts, &output.topic, key)) {
+            return Ok(partition);
+        }
+        let mut attempts = Attempts::within(TRANSACTION);
+        loop {
+            if let Some(count) = self.cluster.partitions(&output.topic) {
+                return Ok(partition_among(key, count));
+            }
+            let asked = self.cluster.refresh(std::slice::from_ref(&output.topic));
+            if self.cluster.partitions(&output.topic).is_some() {
+                continue;
+            }
+            if !attempts.pause(LEADERLESS, &self.stopping) {
+                return Err(match asked {
+                    Ok(()) => Failed::Log(LogError::UnknownTopic(output.topic.to_string())),
+                    Err(error) => Failed::Lost(DELIVER, error),
+                });
+            }
+        }
+    }
+
+    fn of(&self) -> TransactionOf {
+        TransactionOf {
+            id: self.transaction.key.clone(),
+            producer: self.producer,
+        }
+    }
+
+    /// Adds partitions, and the offsets of the group, to the transaction, which that begins.
+    fn add(&mut self, queues: &Queues<'_>, offsets: bool) -> Result<(), Failed> {
+        let partitions = queues.partitions();
+        let of = self.of();
+        let group = offsets.then(|| self.group.key.clone());
+        self.open = true;
+        let asked = self
+            .transaction
+            .ask(&mut self.cluster, &self.stopping, TRANSACTION, |link| {
+                link.add_to_transaction(&of, &partitions, group.as_ref())
+            });
+        asked.map_err(Failed::of(BEGIN))
+    }
+
+    fn end(&mut self, commit: bool) -> Result<(), Failed> {
+        let of = self.of();
+        let asked = self
+            .transaction
+            .ask(&mut self.cluster, &self.stopping, OUTCOME, |link| {
+                link.end_transaction(&of, commit)
+            });
+        asked.map_err(Failed::of(if commit { COMMIT } else { ABORT }))?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// What the group has read; `None`: nothing.
+    fn offsets(
+        &self,
+        group: &GroupConsumer,
+        transaction: &Transaction,
+    ) -> Result<Option<TxnOffsetCommitRequest>, Failed> {
+        if transaction.positions.is_empty() {
+            return Ok(None);
+        }
+        let mut topics: BTreeMap<usize, Vec<TxnOffsetCommitRequestPartition>> = BTreeMap::new();
+        for (topic, partition, next) in &transaction.positions {
+            // The next owner fences whoever committed last, should it have left a transaction open.
+            let metadata = to_metadata(group.watched.id(*topic), &self.committed_by);
+            let offset = TxnOffsetCommitRequestPartition::default()
+                .with_partition_index(*partition as i32)
+                .with_committed_offset(*next as i64)
+                .with_committed_metadata(Some(StrBytes::from_string(metadata)));
+            topics.entry(*topic).or_default().push(offset);
+        }
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            let name = StrBytes::from_string(group.topics[topic].clone());
+            TxnOffsetCommitRequestTopic::default()
+                .with_name(TopicName(name))
+                .with_partitions(partitions)
+        });
+        let mut member = group_member(group.consumer.client());
+        if planted(Bug::ZombieNotFenced) {
+            // Of a consumer that never joined the broker checks nothing.
+            member = Some(GroupMember {
+                generation: -1,
+                id: String::new(),
+                instance: None,
+            });
+        }
+        let no_member = || Failed::Log(LogError::Kafka(Arc::new(KafkaError::NoMember)));
+        let member = member.ok_or_else(no_member)?;
+        Ok(Some(
+            TxnOffsetCommitRequest::default()
+                .with_transactional_id(TransactionalId(self.transaction.key.clone()))
+                .with_group_id(GroupId(self.group.key.clone()))
+                .with_producer_id(self.producer.id.into())
+                .with_producer_epoch(self.producer.epoch)
+                .with_generation_id(member.generation)
+                .with_member_id(StrBytes::from_string(member.id))
+                .with_group_instance_id(member.instance.map(StrBytes::from_string))
+                .with_topics(topics.collect()),
+        ))
+    }
+
+    /// Sends everything, and waits until it is acknowledged.
+    fn produce(&mut self, queues: &mut Queues<'_>) -> Result<(), Failed> {
+        let mut attempts = Attempts::within(TRANSACTION);
+        while !queues.are_empty() {
+            let round = self.send_round(queues);
+            self.unsure = queues.queues.iter().any(|queue| queue.batch.is_some());
+            let Some(again) = round? else {
+                attempts.progress();
+                continue;
+            };
+            let refreshed = self.cluster.refresh(&queues.topics());
+            if !attempts.pause(LEADERLESS, &self.stopping) {
+                return Err(match refreshed {
+                    Ok(()) => again,
+                    Err(error) => Failed::Lost(DELIVER, error),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends each leader one request, and handles their responses. `Some`: why something must be sent again.
+    fn send_round(&mut self, queues: &mut Queues<'_>) -> Result<Option<Failed>, Failed> {
+        let mut leaders: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+        let mut again = None;
+        for (number, queue) in queues.queues.iter().enumerate() {
+            if queue.is_done() {
+                continue;
+            }
+            let (topic, partition) = &queue.to;
+            if let Some(leader) = self.cluster.leader(topic, *partition) {
+                leaders.entry(leader).or_default().push(number);
+            } else {
+                let error = ResponseError::LeaderNotAvailable;
+                again = Some(Failed::Records(Arc::clone(topic), *partition, error));
+            }
+        }
+        let now = SystemClock.now();
+        let id = self.transaction.key.clone();
+        let mut asked = Vec::with_capacity(leaders.len());
+        for (leader, mut numbers) in leaders {
+            // A request names each topic once.
+            numbers.sort_by_key(|number| queues.queues[*number].topic);
+            let mut room = REQUEST;
+            numbers.retain(|number| {
+                let queue = &mut queues.queues[*number];
+                if room == 0 {
+                    return false;
+                }
+                let size = queue.encode(self.producer, &self.sequences, now);
+                room = room.saturating_sub(size);
+                true
+            });
+            let batches = numbers.iter().filter_map(|number| {
+                let queue = &queues.queues[*number];
+                let batch = queue.batch.as_ref()?;
+                Some((&queue.to.0, queue.to.1, batch.bytes.clone()))
+            });
+            let sent = self.cluster.link(leader);
+            match sent.and_then(|link| link.send(Some(&id), batches)) {
+                Ok(()) => asked.push((leader, numbers)),
+                Err(error) => {
+                    self.cluster.close(leader);
+                    again = Some(Failed::Lost(DELIVER, error));
+                }
+            }
+        }
+        // Every answer is read, so that connections have none left.
+        let mut refused = None;
+        for (leader, numbers) in asked {
+            let answer = self.cluster.link(leader).and_then(|link| link.sent());
+            match answer {
+                Ok(answer) => {
+                    for number in numbers {
+                        match self.settle(&mut queues.queues[number], &answer) {
+                            Settled::Done => {}
+                            Settled::Again(failed) => again = Some(failed),
+                            Settled::Refused(failed) => refused = Some(failed),
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.cluster.close(leader);
+                    again = Some(Failed::Lost(DELIVER, error));
+                }
+            }
+        }
+        match refused {
+            Some(failed) => Err(failed),
+            None => Ok(again),
+        }
+    }
+
+    /// Handles what a leader says of a batch.
+    fn settle(&mut self, queue: &mut Queue<'_>, answer: &ProduceResponse) -> Settled {
+        let (topic, partition) = &queue.to;
+        let failed = |error| Failed::Records(Arc::clone(topic), *partition, error);
+        let Some(found) = response(answer, topic, *partition) else {
+            return Settled::Again(failed(ResponseError::UnknownServerError));
+        };
+        match ResponseError::try_from_code(found.error_code) {
+            // It was acknowledged before, and nobody heard that.
+            None | Some(ResponseError::DuplicateSequenceNumber) => {}
+            Some(error @ (ResponseError::MessageTooLarge | ResponseError::RecordListTooLarge)) => {
+                let sizes = queue.batch_sizes();
+                self.limits.refused(topic, &sizes);
+                return Settled::Refused(failed(error));
+            }
+            Some(error) if error.is_retriable() => return Settled::Again(failed(error)),
+            Some(error) => return Settled::Refused(failed(error)),
+        }
+        let Some(batch) = queue.batch.take() else {
+            return Settled::Done;
+        };
+        queue.next += batch.count;
+        self.sequences
+            .insert(queue.to.clone(), sequence_after(&batch));
+        if *queue.to.0 == *self.changelog && found.base_offset >= 0 {
+            let end = found.base_offset as u64 + batch.count as u64;
+            self.ends.insert(queue.to.1, end);
+        }
+        Settled::Done
+    }
+
+    /// Ends a failed transaction and says what the caller must do.
+    fn abort(&mut self, failed: Failed) -> LogError {
+        self.ends.clear();
+        // An answer may be on its way.
+        self.group.close();
+        if failed.is_fenced() || failed.is_fatal() {
+            return failed.into_log_error();
+        }
+        let ended = if self.open { self.end(false) } else { Ok(()) };
+        let ended = ended.and_then(|()| match self.unsure {
+            true => self.init(Some(self.producer)),
+            false => Ok(()),
+        });
+        let failed = Arc::new(failed.into_log_error());
+        let second = match ended {
+            Ok(()) => return LogError::Aborted(failed),
+            Err(second) if second.is_fenced() => return second.into_log_error(),
+            Err(second) => Arc::new(second.into_log_error()),
+        };
+        let replacement = if self.stopping.is_set() {
+            // The next producer with this id ends the transaction, or its timeout does.
+            None
+        } else {
+            // So ends a commit whose outcome nobody told as well: what it has come to is read back from the log.
+            tracing::warn!(processor = %self.processor, error = %failed, %second, "the abort failed; a new producer ends the transaction");
+            match self.init(None) {
+                Ok(()) => return LogError::Aborted(failed),
+                Err(third) => Some(Arc::new(third.into_log_error())),
+            }
+        };
+        LogError::NotEnded {
+            failed,
+            abort: Some(second),
+            replacement,
+        }
+    }
+}
+
+/// What has become of a batch.
+enum Settled {
+    Done,
+    Again(Failed),
+    Refused(Failed),
+}
+
+fn response<'a>(
+    answer: &'a ProduceResponse,
+    topic: &str,
+    partition: u32,
+) -> Option<&'a PartitionProduceResponse> {
+    let mut topics = answer.responses.iter();
+    let of_topic = topics.find(|of| **of.name == *topic)?;
+    let mut partitions = of_topic.partition_responses.iter();
+    partitions.find(|of| of.index == partition as i32)
+}
+
+/// The records of a transaction for one partition, in order.
+struct Queue<'a> {
+    to: (Arc<str>, u32),
+    /// The number of its topic within the transaction.
+    topic: usize,
+    /// Each with an upper bound of its bytes.
+    records: Vec<(Fields<'a>, usize)>,
+    /// Bytes of a batch of several records.
+    limit: usize,
+    /// The first that is not acknowledged.
+    next: usize,
+    /// What is to be sent, or was sent and is not acknowledged.
+    batch: Option<Batch>,
+}
+
+struct Batch {
+    bytes: Bytes,
+    count: usize,
+    sequence: i32,
+}
+
+/// The sequence number behind a batch: after the largest it is 0 again.
+fn sequence_after(batch: &Batch) -> i32 {
+    ((i64::from(batch.sequence) + batch.count as i64) % (1 << 31)) as i32
+}
+
+impl Queue<'_> {
+    fn is_done(&self) -> bool {
+        self.next == self.records.len()
+    }
+
+    /// Makes the next batch, if it is not made yet; returns its bytes.
+    fn encode(
+        &mut self,
+        producer: ProducerId,
+        sequences: &HashMap<(Arc<str>, u32), i32>,
+        now: Millis,
+    ) -> usize {
+        if let Some(batch) = &self.batch {
+            return batch.bytes.len();
+        }
+        let (mut count, mut room) = (0, 0);
+        for (_, size) in &self.records[self.next..] {
+            if count > 0 && batch::HEAD + room + size > self.limit {
+                break;
+            }
+            count += 1;
+            room += size;
+        }
+        let records = &self.records[self.next..self.next + count];
+        let fields = records.iter().map(|(fields, _)| *fields);
+        let sequence = sequences.get(&self.to).copied().unwrap_or(0);
+        let numbered = (producer, sequence);
+        let bytes = batch::encode(fields, room, numbered, Within::Transaction, now);
+        let size = bytes.len();
+        self.batch = Some(Batch {
+            bytes,
+            count,
+            sequence,
+        });
+        size
+    }
+
+    /// The sizes of the records of the batch, each as the only one in a batch.
+    fn batch_sizes(&self) -> Vec<usize> {
+        let count = self.batch.as_ref().map_or(0, |batch| batch.count);
+        let records = &self.records[self.next..self.next + count];
+        records.iter().map(|(_, size)| batch::HEAD + size).collect()
+    }
+}
+
+/// The records of a transaction.
+#[derive(Default)]
+struct Queues<'a> {
+    queues: Vec<Queue<'a>>,
+    /// Topics with their limit and the queue of each partition.
+    topics: Vec<(Arc<str>, usize, HashMap<u32, usize>)>,
+}
+
+impl<'a> Queues<'a> {
+    /// Adds a record of so many bytes. `limit` says what a topic takes.
+    fn push(
+        &mut self,
+        (topic, partition): (&Arc<str>, u32),
+        (fields, size): (Fields<'a>, usize),
+        limit: impl Fn(&str) -> usize,
+    ) {
+        let mut known = self.topics.iter();
+        let known = known.position(|(name, ..)| Arc::ptr_eq(name, topic) || name == topic);
+        let known = known.unwrap_or_else(|| {
+            let limit = limit(topic).min(BATCH);
+            self.topics.push((Arc::clone(topic), limit, HashMap::new()));
+            self.topics.len() - 1
+        });
+        let (name, limit, of_topic) = &mut self.topics[known];
+        let queues = &mut self.queues;
+        let number = *of_topic.entry(partition).or_insert_with(|| {
+            queues.push(Queue {
+                to: (Arc::clone(name), partition),
+                topic: known,
+                records: Vec::new(),
+                limit: *limit,
+                next: 0,
+                batch: None,
+            });
+            queues.len() - 1
+        });
+        queues[number].records.push((fields, size));
+    }
+
+    fn are_empty(&self) -> bool {
+        self.queues.iter().all(Queue::is_done)
+    }
+
+    fn topics(&self) -> Vec<Arc<str>> {
+        self.topics
+            .iter()
+            .map(|(topic, ..)| Arc::clone(topic))
+            .collect()
+    }
+
+    fn partitions(&self) -> Vec<OfTopic<i32>> {
+        let of_topic = |(topic, _, queues): &(Arc<str>, usize, HashMap<u32, usize>)| {
+            let mut partitions: Vec<i32> = queues.keys().map(|n| *n as i32).collect();
+            partitions.sort_unstable();
+            (Arc::clone(topic), partitions)
+        };
+        self.topics.iter().map(of_topic).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::records::RecordBatchDecoder;
+
+    use super::*;
+
+    const PRODUCER: ProducerId = ProducerId { id: 3, epoch: 1 };
+
+    #[test]
+    fn batches_keep_to_the_limit_of_their_topic_and_to_their_numbers() {
+        let (narrow, wide): (Arc<str>, Arc<str>) = ("narrow".into(), "wide".into());
+        let values: Vec<Vec<u8>> = [10, 10, 400, 10].iter().map(|len| vec![7; *len]).collect();
+        let headers = Headers::new();
+        let limit = |topic: &str| if topic == "narrow" { 200 } else { usize::MAX };
+        let mut queues = Queues::default();
+        for value in &values {
+            for topic in [&narrow, &wide] {
+                let fields = Fields {
+                    key: None,
+                    value: Some(value),
+                    headers: &headers,
+                };
+                let row = (fields, row_size(&[], value));
+                queues.push((topic, 4), row, limit);
+            }
+        }
+        assert_eq!(
+            queues.partitions(),
+            [(Arc::clone(&narrow), vec![4]), (wide, vec![4])]
+        );
+        let mut sequences = HashMap::from([((narrow, 4), i32::MAX)]);
+        let counts = |queue: &mut Queue<'_>, sequences: &mut HashMap<_, _>| {
+            let mut counts = Vec::new();
+            while !queue.is_done() {
+                let size = queue.encode(PRODUCER, sequences, Millis(1));
+                // The same batch until it is acknowledged.
+                assert_eq!(queue.encode(PRODUCER, sequences, Millis(2)), size);
+                let batch = queue.batch.take().unwrap();
+                assert_eq!(batch.bytes.len(), size);
+                let read = RecordBatchDecoder::decode(&mut batch.bytes.clone()).unwrap();
+                assert_eq!(read.records.len(), batch.count);
+                assert!(read.records.iter().all(|record| record.transactional));
+                assert_eq!(read.records[0].sequence, batch.sequence);
+                counts.push((batch.sequence, batch.count));
+                queue.next += batch.count;
+                sequences.insert(queue.to.clone(), sequence_after(&batch));
+            }
+            counts
+        };
+        // What is larger than the limit is alone.
+        assert_eq!(
+            counts(&mut queues.queues[0], &mut sequences),
+            [(i32::MAX, 2), (1, 1), (2, 1)]
+        );
+        assert_eq!(counts(&mut queues.queues[1], &mut sequences), [(0, 4)]);
+        assert!(queues.are_empty());
+    }
+}
