@@ -184,7 +184,7 @@ impl Shared {
         addresses.extend(self.bootstrap.iter().cloned());
         let mut last = Error::other("no broker is given");
         for address in addresses {
-            match Connection::open(&address, &self.client, &Arc::default()) {
+            match Connection::open(&address, &self.client) {
                 Ok(link) => return Ok(link),
                 Err(error) => last = Error::other(format!("{address}: {error}")),
             }
@@ -250,7 +250,7 @@ impl Shared {
         let link = if let Some(link) = link {
             link
         } else {
-            let opened = Connection::open(address, &self.client, &Arc::default())?;
+            let opened = Connection::open(address, &self.client)?;
             self.links.lock().insert(broker, opened.cut()?);
             link.insert(opened)
         };

@@ -8,6 +8,7 @@ use std::{
 };
 
 use kafka_protocol::{error::ResponseError, protocol::StrBytes};
+use rand::seq::SliceRandom;
 
 use super::{
     super::{
@@ -20,6 +21,10 @@ use super::{
 /// The first pause before a request is made again, and the longest.
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(100);
+/// How long a broker may take to answer: less than a step of a transaction, so that what is lost is asked for again within it. A
+/// produce request waits for the replicas.
+const ANSWER: Duration = Duration::from_secs(3);
+const PRODUCED: Duration = Duration::from_secs(5);
 /// The longest while a coordinator still ends the transaction before: it takes milliseconds.
 const LONGEST_BEFORE: Duration = Duration::from_millis(10);
 /// How long it is believed how many partitions a topic has.
@@ -77,8 +82,6 @@ pub(super) struct Cluster {
     topics: HashMap<Arc<str>, Leaders>,
     /// To leaders.
     links: BTreeMap<i32, Connection>,
-    /// For questions that any broker answers.
-    any: Option<Connection>,
 }
 
 impl Cluster {
@@ -90,7 +93,6 @@ impl Cluster {
             brokers: BTreeMap::new(),
             topics: HashMap::new(),
             links: BTreeMap::new(),
-            any: None,
         }
     }
 
@@ -98,44 +100,35 @@ impl Cluster {
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
         self.links.clear();
-        self.any = None;
     }
 
-    fn open(&self, address: &str) -> Result<Connection, io::Error> {
-        Connection::open(address, &self.client, &self.stop)
+    fn open(&self, address: &str, patience: Duration) -> Result<Connection, io::Error> {
+        Connection::open_with(address, &self.client, patience, &self.stop)
             .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
     }
 
-    /// Asks any broker; after an error another one is asked next time.
+    /// Asks any broker, each time another one: one that hangs, or that is cut off from the others, takes connections all the same.
     fn ask_any<T>(
-        &mut self,
+        &self,
         ask: impl FnOnce(&mut Connection) -> Result<T, io::Error>,
     ) -> Result<T, io::Error> {
-        let mut link = match self.any.take() {
-            Some(link) => link,
-            None => self.open_any()?,
-        };
-        let answer = ask(&mut link)?;
-        self.any = Some(link);
-        Ok(answer)
-    }
-
-    fn open_any(&self) -> Result<Connection, io::Error> {
+        let mut addresses: Vec<_> = self.brokers.values().chain(&self.bootstrap).collect();
+        addresses.shuffle(&mut rand::rng());
         let mut last = io::Error::other("no broker is given");
-        for address in self.brokers.values().chain(&self.bootstrap) {
-            match self.open(address) {
-                Ok(link) => return Ok(link),
+        for address in addresses {
+            match self.open(address, ANSWER) {
+                Ok(mut link) => return ask(&mut link),
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    /// Asks who leads the partitions of topics. A topic that does not exist is unknown afterwards.
-    pub(super) fn refresh(&mut self, topics: &[Arc<str>]) -> Result<(), io::Error> {
+    /// Asks who leads the partitions of topics. A topic that does not exist is unknown afterwards; with `make`, brokers that make
+    /// topics by themselves may do so.
+    pub(super) fn refresh(&mut self, topics: &[Arc<str>], make: bool) -> Result<(), io::Error> {
         let asked = Instant::now();
-        // As librdkafka's producer does: brokers that make topics by themselves may do so.
-        let metadata = self.ask_any(|link| link.metadata(topics, true))?;
+        let metadata = self.ask_any(|link| link.metadata(topics, make))?;
         self.brokers = metadata
             .brokers
             .iter()
@@ -179,7 +172,7 @@ impl Cluster {
             let Some(address) = self.brokers.get(&broker) else {
                 return Err(io::Error::other("the leader has no address"));
             };
-            let opened = self.open(&address.clone())?;
+            let opened = self.open(address, PRODUCED)?;
             self.links.insert(broker, opened);
         }
         match self.links.entry(broker) {
@@ -199,6 +192,8 @@ pub(super) struct Coordinator {
     of: Coordinates,
     pub(super) key: StrBytes,
     link: Option<Connection>,
+    /// A request was given up that may arrive late.
+    pub(super) lost: bool,
 }
 
 impl Coordinator {
@@ -207,6 +202,7 @@ impl Coordinator {
             of,
             key: StrBytes::from_string(key.to_owned()),
             link: None,
+            lost: false,
         }
     }
 
@@ -220,7 +216,8 @@ impl Coordinator {
         self.link = None;
     }
 
-    /// Makes a request, again and again until there is an answer that is final, or time is over.
+    /// Makes a request, again and again until there is an answer that is final, or time is over. One without an answer may still
+    /// arrive: [`Coordinator::lost`].
     pub(super) fn ask<T>(
         &mut self,
         cluster: &mut Cluster,
@@ -273,8 +270,10 @@ impl Coordinator {
                 Ok(address) => address,
                 Err(error) => return Ok(Err(error)),
             };
-            self.link.insert(cluster.open(&address)?)
+            self.link.insert(cluster.open(&address, ANSWER)?)
         };
-        request(link)
+        let answer = request(link);
+        self.lost |= answer.is_err();
+        answer
     }
 }

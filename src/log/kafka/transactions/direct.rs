@@ -1,8 +1,10 @@
 //! Transactions by the protocol itself: all partitions are added in one request, and all that a broker leads is sent in one, while the
 //! group's coordinator takes the offsets.
 //!
-//! A batch keeps its sequence number until it is acknowledged, so whatever is sent again is in the log once. After an abort with a
-//! batch whose outcome nobody told, the producer continues with a new epoch: if the batch comes late, brokers refuse it.
+//! A batch keeps its sequence number until it is acknowledged, so whatever is sent again is in the log once. A request whose answer
+//! is lost is made again on another connection, and may arrive once more, late. So before the next transaction begins the producer
+//! gets a new epoch, and brokers refuse what has the old one; a transaction that is to be aborted then ends by that as well, so that
+//! its end has the new epoch too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -87,26 +89,26 @@ impl Failed {
 
     /// Whether another producer or member has taken the place of this one, or the coordinator has ended its transaction.
     fn is_fenced(&self) -> bool {
-        use ResponseError::{
-            FencedInstanceId, InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced,
-        };
+        use ResponseError::{FencedInstanceId, InvalidProducerEpoch, ProducerFenced};
         matches!(
             self.response(),
-            Some(
-                FencedInstanceId | InvalidProducerEpoch | InvalidProducerIdMapping | ProducerFenced
-            )
+            Some(FencedInstanceId | InvalidProducerEpoch | ProducerFenced)
         )
     }
 
-    /// Whether no transaction will succeed.
-    fn is_fatal(&self) -> bool {
+    /// Whether the producer cannot go on, so that there is nothing to end.
+    fn ends_producer(&self) -> bool {
         use ResponseError::{
-            ClusterAuthorizationFailed, TransactionalIdAuthorizationFailed, UnsupportedVersion,
+            ClusterAuthorizationFailed, InvalidProducerEpoch, InvalidTransactionTimeout,
+            ProducerFenced, TransactionalIdAuthorizationFailed, UnsupportedVersion,
         };
         matches!(
             self.response(),
             Some(
                 ClusterAuthorizationFailed
+                    | InvalidProducerEpoch
+                    | InvalidTransactionTimeout
+                    | ProducerFenced
                     | TransactionalIdAuthorizationFailed
                     | UnsupportedVersion
             )
@@ -153,8 +155,10 @@ pub(in super::super) struct Direct {
     sequences: HashMap<(Arc<str>, u32), i32>,
     /// Something may have been added to a transaction that is not ended.
     open: bool,
-    /// The outcome of a batch is unknown.
-    unsure: bool,
+    /// A batch has no answer, or was given up.
+    unanswered: bool,
+    /// The sizes of records that were refused as too large.
+    refused: HashMap<Arc<str>, Vec<usize>>,
     ends: HashMap<u32, u64>,
     limits: Limits,
     stopping: Stopping,
@@ -179,13 +183,14 @@ impl Direct {
             producer: ProducerId { id: -1, epoch: -1 },
             sequences: HashMap::new(),
             open: false,
-            unsure: false,
+            unanswered: false,
+            refused: HashMap::new(),
             ends: HashMap::new(),
             limits,
             stopping: Stopping::default(),
         };
         if let Err(failed) = direct.init(None) {
-            let passes = !failed.is_fenced() && !failed.is_fatal();
+            let passes = !failed.ends_producer();
             return Err(match failed.into_kafka() {
                 Ok(error) if passes => Unavailable::Kafka(error).into(),
                 Ok(error) => LogError::Kafka(error),
@@ -224,7 +229,13 @@ impl Direct {
         }
     }
 
-    /// Begins anew, with a new epoch: what was open is aborted. With the producer's number only if no other has taken over since.
+    /// Whether a request may arrive that was given up.
+    fn is_unsure(&self) -> bool {
+        self.unanswered || self.transaction.lost || self.group.lost
+    }
+
+    /// Begins anew, with a new epoch: what was open is aborted. With the producer's number (nothing may be open then) only if no other
+    /// has taken over since.
     fn init(&mut self, had: Option<ProducerId>) -> Result<(), Failed> {
         let id = self.transaction.key.clone();
         let asked = self
@@ -235,7 +246,10 @@ impl Direct {
         self.producer = asked.map_err(Failed::of(BEGIN_PRODUCER))?;
         self.sequences.clear();
         self.open = false;
-        self.unsure = false;
+        self.unanswered = false;
+        // What was asked before with the old epoch is refused.
+        self.transaction.lost = false;
+        self.group.lost = false;
         Ok(())
     }
 
@@ -249,7 +263,7 @@ impl Direct {
             let to = (&output.topic, partition);
             queues.push(to, (record.into(), size), |topic| self.limits.batch(topic));
         }
-        if planted(Bug::NoTransaction) {
+        if planted(Bug::NoTransaction) && !queues.queues.is_empty() {
             self.add(&queues, false)?;
             self.produce(&mut queues)?;
             self.end(true)?;
@@ -299,10 +313,20 @@ impl Direct {
         if let (Some(offsets), Some(link)) = (&offsets, self.group.link()) {
             match link.send_offsets(offsets) {
                 Ok(()) => sent = true,
-                Err(_) => self.group.close(),
+                Err(_) => {
+                    self.group.close();
+                    self.group.lost = true;
+                }
             }
         }
-        self.produce(&mut queues)?;
+        if let Err(failed) = self.produce(&mut queues) {
+            if sent {
+                // The answer is left in the connection.
+                self.group.close();
+                self.group.lost = true;
+            }
+            return Err(failed);
+        }
         if let Some(offsets) = &offsets {
             let asked = self
                 .group
@@ -331,7 +355,9 @@ impl Direct {
             if let Some(count) = self.cluster.partitions(&output.topic) {
                 return Ok(partition_among(key, count));
             }
-            let asked = self.cluster.refresh(std::slice::from_ref(&output.topic));
+            // As librdkafka's producer does.
+            let topics = std::slice::from_ref(&output.topic);
+            let asked = self.cluster.refresh(topics, true);
             if self.cluster.partitions(&output.topic).is_some() {
                 continue;
             }
@@ -353,6 +379,9 @@ impl Direct {
 
     /// Adds partitions, and the offsets of the group, to the transaction, which that begins.
     fn add(&mut self, queues: &Queues<'_>, offsets: bool) -> Result<(), Failed> {
+        if self.is_unsure() {
+            self.init(Some(self.producer))?;
+        }
         let partitions = queues.partitions();
         let of = self.of();
         let group = offsets.then(|| self.group.key.clone());
@@ -428,15 +457,26 @@ impl Direct {
 
     /// Sends everything, and waits until it is acknowledged.
     fn produce(&mut self, queues: &mut Queues<'_>) -> Result<(), Failed> {
+        let produced = self.try_produce(queues);
+        if produced.is_err() {
+            // Brokers may have taken what they have not acknowledged, under sequence numbers that must not be used again.
+            self.unanswered |= queues.queues.iter().any(|queue| queue.batch.is_some());
+        }
+        produced
+    }
+
+    fn try_produce(&mut self, queues: &mut Queues<'_>) -> Result<(), Failed> {
         let mut attempts = Attempts::within(TRANSACTION);
         while !queues.are_empty() {
-            let round = self.send_round(queues);
-            self.unsure = queues.queues.iter().any(|queue| queue.batch.is_some());
-            let Some(again) = round? else {
+            let Some(again) = self.send_round(queues)? else {
                 attempts.progress();
                 continue;
             };
-            let refreshed = self.cluster.refresh(&queues.topics());
+            // A broker that is busy with another request for this transaction says that there was a network error.
+            let refreshed = match again.response() {
+                Some(ResponseError::NetworkException) => Ok(()),
+                _ => self.cluster.refresh(&queues.topics(), false),
+            };
             if !attempts.pause(LEADERLESS, &self.stopping) {
                 return Err(match refreshed {
                     Ok(()) => again,
@@ -489,6 +529,7 @@ impl Direct {
                 Ok(()) => asked.push((leader, numbers)),
                 Err(error) => {
                     self.cluster.close(leader);
+                    self.unanswered = true;
                     again = Some(Failed::Lost(DELIVER, error));
                 }
             }
@@ -509,6 +550,7 @@ impl Direct {
                 }
                 Err(error) => {
                     self.cluster.close(leader);
+                    self.unanswered = true;
                     again = Some(Failed::Lost(DELIVER, error));
                 }
             }
@@ -530,8 +572,8 @@ impl Direct {
             // It was acknowledged before, and nobody heard that.
             None | Some(ResponseError::DuplicateSequenceNumber) => {}
             Some(error @ (ResponseError::MessageTooLarge | ResponseError::RecordListTooLarge)) => {
-                let sizes = queue.batch_sizes();
-                self.limits.refused(topic, &sizes);
+                let sizes = self.refused.entry(Arc::clone(topic)).or_default();
+                sizes.extend(queue.batch_sizes());
                 return Settled::Refused(failed(error));
             }
             Some(error) if error.is_retriable() => return Settled::Again(failed(error)),
@@ -553,20 +595,31 @@ impl Direct {
     /// Ends a failed transaction and says what the caller must do.
     fn abort(&mut self, failed: Failed) -> LogError {
         self.ends.clear();
-        // An answer may be on its way.
-        self.group.close();
-        if failed.is_fenced() || failed.is_fatal() {
+        let ended = self.end_failed(failed);
+        for (topic, sizes) in take(&mut self.refused) {
+            self.limits.refused(&topic, &sizes);
+        }
+        ended
+    }
+
+    fn end_failed(&mut self, failed: Failed) -> LogError {
+        if failed.ends_producer() {
             return failed.into_log_error();
         }
-        let ended = if self.open { self.end(false) } else { Ok(()) };
-        let ended = ended.and_then(|()| match self.unsure {
-            true => self.init(Some(self.producer)),
-            false => Ok(()),
-        });
+        let ended = if self.is_unsure() {
+            self.init(None)
+        } else if self.open {
+            self.end(false)
+        } else {
+            Ok(())
+        };
+        // Another member has taken the place of this one, whose transaction is ended.
+        if failed.is_fenced() {
+            return failed.into_log_error();
+        }
         let failed = Arc::new(failed.into_log_error());
         let second = match ended {
             Ok(()) => return LogError::Aborted(failed),
-            Err(second) if second.is_fenced() => return second.into_log_error(),
             Err(second) => Arc::new(second.into_log_error()),
         };
         let replacement = if self.stopping.is_set() {

@@ -82,6 +82,8 @@ pub(super) fn bootstrap(options: &KafkaOptions) -> Vec<String> {
 pub(super) struct Connection {
     stream: TcpStream,
     client: StrBytes,
+    /// How long an answer may take.
+    patience: Duration,
     /// Whoever uses it is to stop.
     stop: Arc<AtomicBool>,
     /// The number of the last request, and of the last one that was answered.
@@ -119,17 +121,28 @@ impl Drop for Disconnected {
 
 impl Connection {
     /// Connects to `host:port`.
-    pub(super) fn open(address: &str, client: &str, stop: &Arc<AtomicBool>) -> Result<Self, Error> {
+    pub(super) fn open(address: &str, client: &str) -> Result<Self, Error> {
+        Self::open_with(address, client, ANSWER, &Arc::default())
+    }
+
+    /// The same with a time that answers may take, and a flag that shortens it.
+    pub(super) fn open_with(
+        address: &str,
+        client: &str,
+        patience: Duration,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, Error> {
         let mut last = Error::new(ErrorKind::NotFound, format!("`{address}` has no address"));
         for address in address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, CONNECT) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(LOOK))?;
-                    stream.set_write_timeout(Some(ANSWER))?;
+                    stream.set_write_timeout(Some(patience))?;
                     return Ok(Self {
                         stream,
                         client: StrBytes::from_string(client.to_owned()),
+                        patience,
                         stop: Arc::clone(stop),
                         requested: 0,
                         answered: 0,
@@ -290,7 +303,7 @@ impl Connection {
         let request = ProduceRequest::default()
             .with_transactional_id(transactional.map(|id| TransactionalId(id.clone())))
             .with_acks(-1)
-            .with_timeout_ms(ANSWER.as_millis() as i32)
+            .with_timeout_ms(self.patience.as_millis() as i32)
             .with_topic_data(topics);
         self.request(ApiKey::Produce, PRODUCE, &request)
     }
@@ -338,7 +351,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Fills a buffer, within [`ANSWER`], or [`STOPPING`] where it is to stop.
+    /// Fills a buffer.
     fn read(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         let began = Instant::now();
         let mut filled = 0;
@@ -351,7 +364,8 @@ impl Connection {
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
                     let stops = self.stop.load(Ordering::Relaxed);
-                    if began.elapsed() >= if stops { STOPPING } else { ANSWER } {
+                    let patience = if stops { STOPPING } else { self.patience };
+                    if began.elapsed() >= patience.min(self.patience) {
                         return Err(ErrorKind::TimedOut.into());
                     }
                 }
