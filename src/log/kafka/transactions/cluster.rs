@@ -25,8 +25,8 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// produce request waits for the replicas.
 const ANSWER: Duration = Duration::from_secs(3);
 const PRODUCED: Duration = Duration::from_secs(5);
-/// The longest while a coordinator still ends the transaction before: it takes milliseconds.
-const LONGEST_BEFORE: Duration = Duration::from_millis(10);
+/// The longest while a coordinator still ends the transaction before, which takes it a few milliseconds.
+const LONGEST_BEFORE: Duration = Duration::from_millis(2);
 /// How long it is believed how many partitions a topic has.
 const FRESH: Duration = Duration::from_secs(10);
 
