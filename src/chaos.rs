@@ -1,5 +1,6 @@
 //! Bugs planted on purpose: with the feature `chaos`, `OMNILINK_CHAOS_BUG` enables one, and `scripts/chaos --bug all`
-//! shows that each is found. Without the feature they are not in the binary.
+//! shows that each is found. `OMNILINK_CHAOS_LOST_ANSWERS` is no bug, but a fault: one in so many answers of Kafka is lost. Without the feature
+//! they are not in the binary.
 
 use std::time::Duration;
 
@@ -74,6 +75,29 @@ pub fn planted(bug: Bug) -> bool {
 /// Always false without the feature `chaos`.
 #[cfg(not(feature = "chaos"))]
 pub const fn planted(_: Bug) -> bool {
+    false
+}
+
+/// Whether an answer of Kafka is to be lost: its connection ends, though the broker did what it was asked.
+#[cfg(feature = "chaos")]
+pub fn loses_answer() -> bool {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static ONE_IN: std::sync::OnceLock<Option<u64>> = std::sync::OnceLock::new();
+    static ANSWERS: AtomicU64 = AtomicU64::new(0);
+    let one_in = ONE_IN.get_or_init(|| {
+        let text = std::env::var("OMNILINK_CHAOS_LOST_ANSWERS").ok()?;
+        text.parse().ok()
+    });
+    one_in.is_some_and(|one_in| {
+        ANSWERS
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(one_in.max(1))
+    })
+}
+
+/// Always false without the feature `chaos`.
+#[cfg(not(feature = "chaos"))]
+pub const fn loses_answer() -> bool {
     false
 }
 

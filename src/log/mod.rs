@@ -349,6 +349,9 @@ pub trait Lane: Send {
     /// Hands over the flag that asks the lane to stop: a commit that waits for the log gives up soon after it is set.
     fn stop_with(&mut self, _stop: Arc<AtomicBool>) {}
 
+    /// Makes a busy lane commit more often: records are processed sooner, at a higher cost of each.
+    fn hurry(&mut self) {}
+
     /// As [`Source::poll`].
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 

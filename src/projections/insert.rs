@@ -9,7 +9,7 @@ use crate::store::CopyRows;
 pub(super) struct Insert<const N: usize> {
     elements: [Element; N],
     copy: String,
-    insert: String,
+    where_absent: String,
 }
 
 impl<const N: usize> Insert<N> {
@@ -23,7 +23,7 @@ impl<const N: usize> Insert<N> {
         Self {
             elements,
             copy: format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)"),
-            insert: format!(
+            where_absent: format!(
                 "INSERT INTO {table} ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
             ),
         }
@@ -59,7 +59,7 @@ impl<const N: usize> Insert<N> {
                 column.next().encoded(field);
             }
         }
-        columns.write(transaction, &self.insert).await
+        columns.write(transaction, &self.where_absent).await
     }
 }
 

@@ -38,6 +38,13 @@ pub trait Processor: Send + Sync {
     fn held(&self) -> Option<String> {
         None
     }
+
+    /// Whether people or other systems wait for what it writes, so that its lanes commit soon ([`Lane::hurry`]).
+    ///
+    /// [`Lane::hurry`]: crate::log::Lane::hurry
+    fn is_awaited(&self) -> bool {
+        false
+    }
 }
 
 /// Turns input into output. Its memory must be derived from keyed state, because it is recreated after an aborted transaction.

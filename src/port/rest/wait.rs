@@ -33,7 +33,7 @@ const ROW_EVERY: Duration = Duration::from_millis(50);
 /// The poll interval of a row while its run is awaited.
 pub(crate) const END_EVERY: Duration = Duration::from_millis(250);
 /// How long to wait for the final row of a run that has ended; it also has the decided approvals.
-const LAST_ROW: Duration = Duration::from_millis(250);
+const LAST_ROW: Duration = Duration::from_millis(500);
 /// The poll interval for it.
 const LAST_ROW_EVERY: Duration = Duration::from_millis(10);
 /// The number of waiting requests and streams on a node; each polls Postgres.

@@ -146,4 +146,9 @@ impl Processor for Sagas {
         );
         Ok(Box::new(runs))
     }
+
+    /// Workers and clients wait for each step.
+    fn is_awaited(&self) -> bool {
+        true
+    }
 }

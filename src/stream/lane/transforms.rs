@@ -62,6 +62,9 @@ impl Handler for Transforms {
         let log = &self.setup.log;
         let mut lane = log.lane(self.processor.name(), &self.topics)?;
         lane.stop_with(Arc::clone(&self.stop));
+        if self.processor.is_awaited() {
+            lane.hurry();
+        }
         Ok(lane)
     }
 

@@ -55,6 +55,10 @@ impl Nodes {
             // Of 32 bytes, the same on all nodes.
             let secret = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2g=";
             settings.push(("OMNILINK__SECRET_KEY".to_owned(), secret.to_owned()));
+            // With a bug the faults of the plan are to find it.
+            if plan.bug.is_none() {
+                settings.push(("OMNILINK_CHAOS_LOST_ANSWERS".to_owned(), "40".to_owned()));
+            }
         }
         Self {
             dir: dir.to_owned(),

@@ -348,8 +348,16 @@ async fn check(world: &World, started: &[String]) -> BTreeMap<String, u32> {
         };
         *counts.entry(status.clone()).or_insert(0) += 1;
         let path = format!("/v1/runs/{run}/events?limit=200");
-        let (_, events) = world.send("GET", &path, run, &Value::Null).await;
-        let history = events["items"].as_array().cloned().unwrap_or_default();
+        // The node that knows the end first may be ahead of the rows.
+        let history = loop {
+            let (_, events) = world.send("GET", &path, run, &Value::Null).await;
+            let history = events["items"].as_array().cloned().unwrap_or_default();
+            let last = history.last().and_then(|record| record["type"].as_str());
+            if last == Some(&*format!("run_{status}")) || Instant::now() >= deadline {
+                break history;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
         check_run(run, &status, &history, &world.ledger.lock());
         assert_eq!(view["steps"].as_array().unwrap().len(), 3, "{view}");
     }

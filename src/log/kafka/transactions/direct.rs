@@ -36,7 +36,7 @@ use super::{
         position::{POSITION, to_record},
         topics::{Counts, partition_among},
         wire::{
-            Coordinates, OfTopic, TransactionOf,
+            Connection, Coordinates, OfTopic, TransactionOf,
             batch::{self, Fields, ProducerId, Within},
         },
     },
@@ -311,12 +311,10 @@ impl Direct {
         // The group's coordinator takes the offsets while the leaders take the records.
         let mut sent = false;
         if let (Some(offsets), Some(link)) = (&offsets, self.group.link()) {
-            match link.send_offsets(offsets) {
-                Ok(()) => sent = true,
-                Err(_) => {
-                    self.group.close();
-                    self.group.lost = true;
-                }
+            sent = link.send_offsets(offsets).is_ok();
+            if !sent {
+                self.group.close();
+                self.group.lost = true;
             }
         }
         if let Err(failed) = self.produce(&mut queues) {
@@ -537,7 +535,7 @@ impl Direct {
         // Every answer is read, so that connections have none left.
         let mut refused = None;
         for (leader, numbers) in asked {
-            let answer = self.cluster.link(leader).and_then(|link| link.sent());
+            let answer = self.cluster.link(leader).and_then(Connection::sent);
             match answer {
                 Ok(answer) => {
                     for number in numbers {

@@ -33,6 +33,7 @@ use kafka_protocol::{
 
 use self::batch::ProducerId;
 use super::KafkaOptions;
+use crate::chaos::loses_answer;
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a broker may take to answer. A produce request waits for the replicas.
@@ -377,6 +378,9 @@ impl Connection {
 
     fn answer<A: Decodable + HeaderVersion>(&mut self, version: i16) -> Result<A, Error> {
         self.answered = self.answered.wrapping_add(1);
+        if loses_answer() {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
         let mut length = [0; 4];
         self.read(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
