@@ -254,6 +254,9 @@ impl Direct {
     }
 
     fn transact(&mut self, group: &GroupConsumer, transaction: &Transaction) -> Result<(), Failed> {
+        if self.is_unsure() {
+            self.init(Some(self.producer))?;
+        }
         let mut queues = Queues::default();
         let counts = group.watched.topics().counts();
         for output in &transaction.outputs {
@@ -377,9 +380,6 @@ impl Direct {
 
     /// Adds partitions, and the offsets of the group, to the transaction, which that begins.
     fn add(&mut self, queues: &Queues<'_>, offsets: bool) -> Result<(), Failed> {
-        if self.is_unsure() {
-            self.init(Some(self.producer))?;
-        }
         let partitions = queues.partitions();
         let of = self.of();
         let group = offsets.then(|| self.group.key.clone());
