@@ -120,7 +120,7 @@ fn a_rebuild_under_load_has_no_gap_and_loses_nothing() {
     assert_eq!(database.number("SELECT n FROM public.paid"), added as i64);
     assert_eq!(
         database.number("SELECT count(*) FROM pg_policies WHERE schemaname = 'omnilink'"),
-        13
+        12
     );
     assert_eq!(
         database.number(
