@@ -37,9 +37,9 @@ use crate::{
 /// How long [`Lane::is_empty`] may read, and how long each of its polls waits.
 const IS_EMPTY: Duration = Duration::from_secs(2);
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// What a lane that hurries divides its pauses by. A transaction takes 4 ms on one broker, and the pause is 20 ms after 200 records: most
-/// of the time of a run of several steps.
-const HURRY: u32 = 5;
+/// The longest pause of a lane that hurries. A transaction takes 4 ms on one broker: with pauses of up to 20 ms a run of several steps is
+/// mostly pauses, and with shorter ones than this transactions of few records cost more than they bring.
+const HURRY: Duration = Duration::from_millis(4);
 /// How long a commit waits for brokers that do not answer, before it is made again.
 const CONFIRM: Duration = Duration::from_secs(10);
 
@@ -59,8 +59,8 @@ pub(super) struct KafkaLane {
     changelog_id: Option<TopicId>,
     /// Records of the last poll.
     polled: usize,
-    /// Pauses between transactions are divided by this.
-    hurry: u32,
+    /// The longest pause between transactions.
+    longest_pause: Duration,
     /// The committed positions of partitions whose state is restored, and that are opened next.
     prepared: HashMap<(usize, u32), Option<Kept>>,
 }
@@ -92,7 +92,7 @@ impl KafkaLane {
             changelog,
             changelog_id: None,
             polled: 0,
-            hurry: 1,
+            longest_pause: Duration::MAX,
             prepared: HashMap::new(),
         })
     }
@@ -189,12 +189,13 @@ impl Lane for KafkaLane {
     }
 
     fn hurry(&mut self) {
-        self.hurry = HURRY;
+        self.longest_pause = HURRY;
     }
 
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError> {
         if self.polled < FULL_TRANSACTION {
-            std::thread::sleep((commit_pause(self.polled) / self.hurry).min(wait));
+            let pause = commit_pause(self.polled).min(self.longest_pause);
+            std::thread::sleep(pause.min(wait));
         }
         self.polled = 0;
         let polled = self.group.poll_group(wait, out)?;
