@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use super::{
     error::ProjectionError,
-    link::{Link, TIMEOUT},
+    link::{Link, TIMEOUT, execute},
     offsets::{self, Advance, Owned},
     pipe::{self, Pipe},
     reject::{Reject, Rejection},
@@ -293,7 +293,7 @@ async fn transact<R: Rows>(
         rows.write(connection, batch)
             .await
             .map_err(ProjectionError::of_rows)?;
-        execute(connection, "COMMIT").await
+        Ok(execute(connection, "COMMIT").await?)
     };
     let written = written.await;
     if written
@@ -303,14 +303,6 @@ async fn transact<R: Rows>(
         execute(connection, "ROLLBACK").await?;
     }
     written
-}
-
-async fn execute(
-    connection: &mut PgConnection,
-    statement: &'static str,
-) -> Result<(), ProjectionError> {
-    sqlx::raw_sql(statement).execute(connection).await?;
-    Ok(())
 }
 
 impl<R: Rows> Pipe for Batches<R> {

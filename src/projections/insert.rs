@@ -2,7 +2,10 @@
 
 use sqlx::{PgConnection, error::DatabaseError};
 
-use super::column::{Columns, Element};
+use super::{
+    column::{Columns, Element},
+    link::execute,
+};
 use crate::store::CopyRows;
 
 /// The statements that insert rows into a table with a primary key.
@@ -61,12 +64,4 @@ impl<const N: usize> Insert<N> {
         }
         columns.write(transaction, &self.where_absent).await
     }
-}
-
-async fn execute(
-    transaction: &mut PgConnection,
-    statement: &'static str,
-) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(statement).execute(transaction).await?;
-    Ok(())
 }

@@ -87,3 +87,12 @@ impl Link {
         }
     }
 }
+
+/// Executes a statement without parameters, such as `BEGIN`.
+pub(super) async fn execute(
+    connection: &mut PgConnection,
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(statement).execute(connection).await?;
+    Ok(())
+}

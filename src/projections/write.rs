@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use super::{
     changed::Changed,
     error::ProjectionError,
+    link::execute,
     offsets::{self, Advance},
     target::Target,
 };
@@ -60,7 +61,7 @@ pub(super) async fn write(
     }
     let mut result = write_rows(connection, target, rows).await;
     if result.is_ok() && part.last {
-        result = execute(connection, "COMMIT").await;
+        result = execute(connection, "COMMIT").await.map_err(Into::into);
     }
     if result
         .as_ref()
@@ -69,14 +70,6 @@ pub(super) async fn write(
         execute(connection, "ROLLBACK").await?;
     }
     result
-}
-
-async fn execute(
-    connection: &mut PgConnection,
-    statement: &'static str,
-) -> Result<(), ProjectionError> {
-    sqlx::raw_sql(statement).execute(connection).await?;
-    Ok(())
 }
 
 async fn write_rows(
