@@ -147,7 +147,7 @@ kafka_start() {
   local who=$1 folder=$2 port=$3
   shift 3
   kafka_spawn "$who" "$folder" --standalone -t "$(kafka_cluster_id)" "$@"
-  await "$who" "$folder" 60 kafka_ready "$folder" "$port"
+  await "$who" "$folder" 180 kafka_ready "$folder" "$port"
 }
 
 kafka_ready() { grep -q 'Kafka Server started' "$1/log" && port_open "$2"; }

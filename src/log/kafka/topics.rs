@@ -21,7 +21,10 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+};
 
 use super::{
     REQUEST,
@@ -40,6 +43,7 @@ const TRUSTED: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Between two questions if the first was not answered.
 const UNANSWERED: Duration = Duration::from_millis(50);
+const ASKING: &str = "asking for the ids of topics";
 
 /// The partitions in use of topics that were provisioned, whatever somebody has added to them.
 pub(super) type Counts = HashMap<Arc<str>, u32>;
@@ -70,6 +74,8 @@ pub(super) struct Topics {
     answered: Condvar,
     /// Counts changes of topic ids.
     changes: AtomicU64,
+    /// Whether the last question was not answered.
+    unanswered: AtomicBool,
     /// When the last question was asked that was answered, in microseconds since `base`. 0: none was.
     asked: AtomicU64,
     base: Instant,
@@ -88,6 +94,7 @@ impl Topics {
             seen: Mutex::default(),
             answered: Condvar::new(),
             changes: AtomicU64::new(0),
+            unanswered: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             base: Instant::now(),
             wake,
@@ -98,9 +105,16 @@ impl Topics {
 
     /// Asks now, on the caller's thread. A topic that is missing, or that cannot be asked for, is left out.
     pub(super) fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, LogError> {
+        self.describe_within(topics, REQUEST)
+    }
+
+    fn describe_within(
+        &self,
+        topics: &[&str],
+        limit: Duration,
+    ) -> Result<HashMap<String, Described>, LogError> {
         let asked = self.now();
-        let answers = describe_topics(self.asker.client(), topics, REQUEST)
-            .doing("asking for the ids of topics")?;
+        let answers = self.ask(topics, limit).doing(ASKING)?;
         let is = |(name, answer)| match answer {
             Answer::Is(described) => Some((name, described)),
             Answer::Missing | Answer::Unknown => None,
@@ -108,6 +122,26 @@ impl Topics {
         let found = answers.into_iter().filter_map(is).collect();
         self.learn(&found, asked);
         Ok(found)
+    }
+
+    /// Asks for at most `limit`, in pieces of [`TRUSTED`]: while librdkafka waits for a controller that does not answer, it connects
+    /// without pause (`rd_kafka_admin_worker` is called at every change of a broker's state, and expedites the next connection), with
+    /// a core for it. What waits for the brokers after an unanswered question is a request for metadata, which has its pauses.
+    fn ask(&self, topics: &[&str], limit: Duration) -> Result<HashMap<String, Answer>, KafkaError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.unanswered.load(Ordering::Acquire) {
+                let topic = topics.first().copied();
+                self.asker.client().fetch_metadata(topic, left)?;
+            }
+            let answers = describe_topics(self.asker.client(), topics, left.min(TRUSTED));
+            self.unanswered.store(answers.is_err(), Ordering::Release);
+            match answers {
+                Err(error) if is_unanswered(&error) && Instant::now() < deadline => {}
+                answers => return answers,
+            }
+        }
     }
 
     /// Notes how many partitions of a topic are used.
@@ -180,7 +214,8 @@ impl Topics {
         };
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let asked = self.now();
-        match self.describe(&names) {
+        // A later answer would not be trusted.
+        match self.describe_within(&names, TRUSTED) {
             Ok(_) => self.asked.store(asked, Ordering::Release),
             // What is read meanwhile waits for the next answer; readiness says that the brokers do not answer.
             Err(error) => tracing::debug!(%error, "the topics cannot be looked at"),
@@ -263,6 +298,18 @@ impl Topics {
         }
         true
     }
+}
+
+/// Whether the brokers gave no answer in time.
+fn is_unanswered(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::BrokerTransportFailure
+        )
+    )
 }
 
 /// Asks for all topics, again and again until the log is dropped.
