@@ -1,6 +1,9 @@
 //! The projection of the topic `runs`: rows are what the whole history of a run makes of it, whatever the batches were.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use omnilink::{
     base::clock::SystemClock,
@@ -12,7 +15,7 @@ use omnilink::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    TestLog, append, on_both_logs,
+    TestLog, append, cpu_time, on_both_logs,
     projections::{Database, MemoryLog, all_partitions},
     read_all,
     runs::{Story, encoded, good, started},
@@ -344,28 +347,18 @@ fn measure(database: &Database, spread: bool) {
     }
     put(&log, &records);
     let begun = Instant::now();
-    let own = cpu_us("self");
+    let own = cpu_time("self");
     let _projector = start(&memory, &setup);
     wait_until("all rows", || stored(database) == records.len());
     let took = begun.elapsed();
     let backends = database
         .texts("SELECT pid FROM pg_stat_activity WHERE application_name = 'omnilink projection'");
-    let postgres: u64 = backends.iter().map(|pid| cpu_us(pid)).sum();
+    let postgres: Duration = backends.iter().map(|pid| cpu_time(pid)).sum();
     println!(
         "{count} runs of {} records, spread: {spread}, in {took:?}: {:.0} runs/s; CPU a run: {} µs here, {} µs in Postgres",
         records.len() / count,
         count as f64 / took.as_secs_f64(),
-        (cpu_us("self") - own) / count as u64,
-        postgres / count as u64
+        (cpu_time("self") - own).as_micros() / count as u128,
+        postgres.as_micros() / count as u128
     );
-}
-
-/// The CPU time of a process, in microseconds.
-fn cpu_us(pid: &str) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    ticks
-        .map(|ticks| ticks.parse::<u64>().unwrap() * 10_000)
-        .sum()
 }

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{parts::Parts, plan::Plan};
-use crate::support::LogKind;
+use crate::support::{LogKind, cpu_time};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_omnilink");
 /// Time limit for the start of a node, which may have to wait for the broker.
@@ -237,6 +237,15 @@ impl Nodes {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// The processor time of a node since it was started. `None`: it has exited.
+    pub fn cpu_time(&self, index: usize) -> Option<Duration> {
+        let all = self.all.read();
+        let mut child = all[index].child.lock();
+        let child = child.as_mut()?;
+        let runs = child.try_wait().unwrap().is_none();
+        runs.then(|| cpu_time(&child.id().to_string()))
     }
 
     pub fn signal(&self, index: usize, signal: Signal) {

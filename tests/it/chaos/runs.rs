@@ -317,8 +317,17 @@ fn drive(
         if brokers > 0 && dice.between(1, u64::from(kills - kill)) <= u64::from(brokers) {
             brokers -= 1;
             parts.kill("kafka");
+            let (killed, before) = (Instant::now(), world.nodes.cpu_time(0));
             std::thread::sleep(Duration::from_millis(dice.between(500, 3_000)));
             parts.restart("kafka");
+            if let (Some(before), Some(after)) = (before, world.nodes.cpu_time(0)) {
+                let (used, down) = (after.saturating_sub(before), killed.elapsed());
+                let share = used.as_secs_f64() / down.as_secs_f64();
+                assert!(
+                    share < 0.5,
+                    "without a broker, the node used {used:?} of {down:?}"
+                );
+            }
             // A node that found no broker may have exited.
             drop(world.nodes.ended());
             world.nodes.start_all();

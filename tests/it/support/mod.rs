@@ -49,6 +49,15 @@ use omnilink::{
 };
 use tempfile::TempDir;
 
+/// The processor time of a process, by its id or `self`.
+pub fn cpu_time(pid: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks = ticks.map(|ticks| ticks.parse::<u64>().unwrap());
+    Duration::from_millis(10 * ticks.sum::<u64>())
+}
+
 /// The entries of an action on the audit log, once there are so many.
 pub async fn audit_entries(
     node: &port::Node,
