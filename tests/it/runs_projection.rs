@@ -358,7 +358,7 @@ fn measure(database: &Database, spread: bool) {
         "{count} runs of {} records, spread: {spread}, in {took:?}: {:.0} runs/s; CPU a run: {} µs here, {} µs in Postgres",
         records.len() / count,
         count as f64 / took.as_secs_f64(),
-        (cpu_time("self") - own).as_micros() / count as u128,
+        cpu_time("self").saturating_sub(own).as_micros() / count as u128,
         postgres.as_micros() / count as u128
     );
 }

@@ -124,21 +124,22 @@ impl Topics {
         Ok(found)
     }
 
-    /// Asks for at most `limit`, in pieces of [`TRUSTED`]: while librdkafka waits for a controller that does not answer, it connects
+    /// Asks for at most `limit`, and once more after [`TRUSTED`]: while librdkafka waits for a controller that does not answer, it connects
     /// without pause (`rd_kafka_admin_worker` is called at every change of a broker's state, and expedites the next connection), with
     /// a core for it. What waits for the brokers after an unanswered question is a request for metadata, which has its pauses.
     fn ask(&self, topics: &[&str], limit: Duration) -> Result<HashMap<String, Answer>, KafkaError> {
         let deadline = Instant::now() + limit;
+        let mut wait = TRUSTED;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if self.unanswered.load(Ordering::Acquire) {
                 let topic = topics.first().copied();
                 self.asker.client().fetch_metadata(topic, left)?;
             }
-            let answers = describe_topics(self.asker.client(), topics, left.min(TRUSTED));
+            let answers = describe_topics(self.asker.client(), topics, left.min(wait));
             self.unanswered.store(answers.is_err(), Ordering::Release);
             match answers {
-                Err(error) if is_unanswered(&error) && Instant::now() < deadline => {}
+                Err(error) if is_unanswered(&error) && Instant::now() < deadline => wait = limit,
                 answers => return answers,
             }
         }
