@@ -147,7 +147,10 @@ kafka_start() {
   local who=$1 folder=$2 port=$3
   shift 3
   kafka_spawn "$who" "$folder" --standalone -t "$(kafka_cluster_id)" "$@"
-  await "$who" "$folder" 180 kafka_ready "$folder" "$port"
+  kafka_await "$who" "$folder" "$port"
 }
+
+# kafka_await WHO FOLDER PORT: waits until the broker is ready. With many partitions to recover on busy cores it takes more than a minute.
+kafka_await() { await "$1" "$2" 180 kafka_ready "$2" "$3"; }
 
 kafka_ready() { grep -q 'Kafka Server started' "$1/log" && port_open "$2"; }
