@@ -85,9 +85,10 @@ impl Row {
     /// Whether the target is met, and the target as text.
     fn verdict(&self) -> Option<(bool, String)> {
         match self.target? {
-            Target::RatioAtLeast(minimum) => {
-                Some((self.ratio()? >= minimum, format!(">= {minimum:.2} x")))
-            }
+            Target::RatioAtLeast(minimum) => Some((
+                self.ratio()? >= minimum,
+                format!(">= {} x", digits(minimum)),
+            )),
             Target::Below(bound) => {
                 Some((self.value < bound, format!("< {bound:.1} {}", self.unit)))
             }
@@ -96,7 +97,7 @@ impl Row {
 
     pub fn print(&self) {
         let against = self.limit.map_or(String::new(), |(limit, name)| {
-            format!(" {:.2} x {name} ({limit:.1})", self.value / limit)
+            format!(" {} x {name} ({limit:.1})", digits(self.value / limit))
         });
         let target = self.verdict().map_or(String::new(), |(good, target)| {
             format!(
@@ -115,6 +116,15 @@ impl Row {
             "limit": self.limit.map(|l| l.0), "limit_name": self.limit.map(|l| l.1), "ratio": self.ratio(),
             "asked": verdict.as_ref().map(|v| &v.1), "as_asked": verdict.as_ref().map(|v| v.0),
         }));
+    }
+}
+
+/// A ratio with two digits after the point, or with three of its own if it is small.
+fn digits(ratio: f64) -> String {
+    if ratio < 0.1 {
+        format!("{ratio:.4}")
+    } else {
+        format!("{ratio:.2}")
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     disk,
     kafka::{BYTES, Scratch},
     load::{self, Plan, Until, What},
-    report::Row,
+    report::{Row, percentile},
     server::{self, CONNECTIONS, Log},
 };
 
@@ -19,6 +19,8 @@ use crate::{
 pub const BATCH: usize = 50;
 const SECONDS: f64 = 4.0;
 const PARTITIONS: i32 = 8;
+/// Transactions of one record a second, at most.
+const PACE: f64 = 200.0;
 
 pub struct Limits {
     /// Bare axum responses to single events, in events per second.
@@ -27,16 +29,19 @@ pub struct Limits {
     pub batches: f64,
     /// The median time to write 16 KiB and sync them, in milliseconds.
     pub sync_ms: f64,
+    /// On Kafka: the median of transactions of one record by librdkafka, one after another, in milliseconds.
+    pub transaction_ms: Option<f64>,
 }
 
 /// `None` without Kafka.
 pub fn measure(log: Log) -> Option<Limits> {
     let sync_ms = disk::measure().sync_ms.0;
     let bare = Bare::start();
-    let limits = Limits {
+    let mut limits = Limits {
         single: bare.answers("limit: bare axum answer, single, c=64", 1),
         batches: bare.answers("limit: bare axum answer, batches of 50, c=64", BATCH),
         sync_ms,
+        transaction_ms: None,
     };
     drop(bare);
     if log == Log::Kafka {
@@ -46,6 +51,14 @@ pub fn measure(log: Log) -> Option<Limits> {
         let rate = scratch.produce(&topic, PARTITIONS, Duration::from_secs(3));
         let name = format!("limit: librdkafka, idempotent, acks=all, {BYTES} B");
         Row::new(name, rate, "rec/s").print();
+        let taken = scratch.small_transactions(&topic, PACE, Duration::from_secs(4));
+        let (half, most) = (percentile(taken.clone(), 0.5), percentile(taken, 0.99));
+        Row::new("limit: librdkafka, one-record transaction, p50", half, "ms")
+            .note(format!(
+                "p99 {most:.2} ms; without positions, consumer or reader"
+            ))
+            .print();
+        limits.transaction_ms = Some(half);
     }
     Some(limits)
 }

@@ -36,6 +36,8 @@ pub enum What {
     },
     /// Starts of this workflow, answered when the run has ended.
     Runs(&'static str),
+    /// Starts of this workflow with params of 1 KiB, answered when they are accepted.
+    Parked(&'static str),
     Goals(Goals),
 }
 
@@ -53,14 +55,16 @@ impl What {
     fn items(self) -> usize {
         match self {
             Self::Events { batch, .. } => batch,
-            Self::Runs(_) | Self::Goals(_) => 1,
+            Self::Runs(_) | Self::Parked(_) | Self::Goals(_) => 1,
         }
     }
 
     /// The status of an accepted request.
     fn status(self) -> &'static [u8] {
         match self {
-            Self::Events { .. } | Self::Goals(Goals { wait: false, .. }) => b"202",
+            Self::Events { .. } | Self::Parked(_) | Self::Goals(Goals { wait: false, .. }) => {
+                b"202"
+            }
             Self::Runs(_) | Self::Goals(Goals { wait: true, .. }) => b"200",
         }
     }
@@ -266,6 +270,28 @@ pub fn once(address: SocketAddr, path: &str) -> std::io::Result<String> {
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Posts JSON on its own connection, with further headers; returns the whole response.
+pub fn post_to(
+    address: SocketAddr,
+    key: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> std::io::Result<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -14,6 +14,7 @@ mod hostile;
 mod latency;
 mod limited;
 mod limits;
+mod live;
 mod load;
 mod request;
 mod rows;
@@ -63,7 +64,7 @@ fn main() {
     }
 }
 
-const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | runs-sustained | goals | full]…; all but the last four where none is named
+const USAGE: &str = "local | kafka [limits | accept | sustained | latency | limited | webhooks | runs | runs-sustained | runs-live | runs-finished | goals | full]…; all but the last six where none is named
 hostile
 drive ADDRESS KEY BATCH SECONDS";
 
@@ -77,6 +78,8 @@ fn run(log: Log, parts: &[&str]) {
         "webhooks",
         "runs",
         "runs-sustained",
+        "runs-live",
+        "runs-finished",
         "goals",
         "full",
     ];
@@ -84,7 +87,14 @@ fn run(log: Log, parts: &[&str]) {
         eprintln!("there is no part `{part}`: {USAGE}");
         std::process::exit(2);
     }
-    let apart = ["full", "runs", "runs-sustained", "goals"];
+    let apart = [
+        "full",
+        "runs",
+        "runs-sustained",
+        "runs-live",
+        "runs-finished",
+        "goals",
+    ];
     let wants = |part: &str| parts.contains(&part) || parts.is_empty() && !apart.contains(&part);
     if measure(log, &wants).is_none() {
         std::process::exit(1);
@@ -128,6 +138,12 @@ fn measure(log: Log, wants: &dyn Fn(&str) -> bool) -> Option<()> {
     }
     if wants("runs-sustained") {
         runs::sustained(log, &limits)?;
+    }
+    if wants("runs-live") {
+        live::live(log)?;
+    }
+    if wants("runs-finished") {
+        live::finished(log)?;
     }
     if wants("goals") {
         goals::measure(log, &limits)?;

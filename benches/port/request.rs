@@ -33,7 +33,8 @@ impl Request {
     pub fn new(key: &str, run: &str, what: What) -> Self {
         match what {
             What::Events { batch, entities } => Self::of_events(key, run, batch, entities),
-            What::Runs(workflow) => Self::of_run(key, run, workflow),
+            What::Runs(workflow) => Self::of_run(key, run, workflow, true),
+            What::Parked(workflow) => Self::of_run(key, run, workflow, false),
             What::Goals(goals) => Self::of_goals(key, run, goals),
         }
     }
@@ -94,18 +95,20 @@ impl Request {
         }
     }
 
-    /// The start of a run with params of 64 bytes, answered when it has ended.
-    fn of_run(key: &str, run: &str, workflow: &str) -> Self {
+    /// The start of a run: with params of 64 bytes, answered when it has ended, or with params of 1 KiB, answered at once.
+    fn of_run(key: &str, run: &str, workflow: &str, ends: bool) -> Self {
         let zeros = "0".repeat(WIDTH);
-        let params = format!(
-            r#"{{"amount":125,"customer":"Jane Q. Public","city":"Lyon","n":{}}}"#,
-            100
-        );
+        let (params, prefer) = if ends {
+            let params = r#"{"amount":125,"customer":"Jane Q. Public","city":"Lyon","n":100}"#;
+            (params.to_owned(), "Prefer: wait=30\r\n")
+        } else {
+            (parked_params(), "")
+        };
         let body = format!(
             r#"{{"id":"1","source":"/bench/shop","type":"bench","workflow":{{"name":"{workflow}"}},"input":{params}}}"#
         );
         let head = format!(
-            "POST /v1/workflows HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\nPrefer: wait=30\r\nContent-Length: {}\r\nIdempotency-Key: {run}-",
+            "POST /v1/workflows HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n{prefer}Content-Length: {}\r\nIdempotency-Key: {run}-",
             body.len()
         );
         let at = head.len();
@@ -156,6 +159,12 @@ impl GoalParts {
             bytes.extend_from_slice(part);
         }
     }
+}
+
+/// Params of 1 KiB.
+pub fn parked_params() -> String {
+    let text = "A parcel for Jane Q. Public, Lyon. ".repeat(30);
+    format!(r#"{{"amount":125,"note":"{}"}}"#, &text[..1000])
 }
 
 fn event(out: &mut Vec<u8>, run: &str) -> [usize; 4] {

@@ -153,6 +153,14 @@ impl Server {
         self.child = start(&self.settings(), self.address, projections);
     }
 
+    /// Kills it without notice and starts it with the same data; returns when the process runs.
+    pub fn kill(&mut self, projections: bool) {
+        self.rows.replace(None);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = spawn(&self.settings(), projections);
+    }
+
     fn settings(&self) -> Vec<(&'static str, String)> {
         let (scratch, database) = (self.scratch.as_ref(), self.database.as_ref());
         let mut settings = settings(self.address, self.dir.path(), scratch, database);
@@ -222,6 +230,14 @@ impl Server {
             what: What::Goals(goals),
             ..self.plan(1, ENTITIES, until)
         }
+    }
+
+    /// Starts this many runs that last.
+    pub fn park(&self, workflow: &'static str, runs: u64) -> Outcome {
+        load::run(Plan {
+            what: What::Parked(workflow),
+            ..self.plan(1, ENTITIES, Until::Requests(runs))
+        })
     }
 
     /// The plan of such a load.
@@ -335,7 +351,7 @@ fn command(settings: &[(&'static str, String)]) -> Command {
     command
 }
 
-fn start(settings: &[(&'static str, String)], address: SocketAddr, projections: bool) -> Child {
+fn spawn(settings: &[(&'static str, String)], projections: bool) -> Child {
     let mut command = command(settings);
     command.arg("up");
     if !projections {
@@ -346,7 +362,12 @@ fn start(settings: &[(&'static str, String)], address: SocketAddr, projections: 
         .append(true)
         .open(log_file())
         .unwrap();
-    let mut child = command.stdout(Stdio::null()).stderr(words).spawn().unwrap();
+    command.stdout(Stdio::null()).stderr(words).spawn().unwrap()
+}
+
+/// Starts the process; returns when it is ready.
+fn start(settings: &[(&'static str, String)], address: SocketAddr, projections: bool) -> Child {
+    let mut child = spawn(settings, projections);
     if settings
         .iter()
         .any(|(name, _)| name.starts_with("OMNILINK__TLS__"))

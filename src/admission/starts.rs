@@ -5,13 +5,15 @@
 //! for nobody. Controls are no reason to refuse a start here: they keep its run queued.
 
 use crate::{
-    api::problem::{FEATURE_DISABLED, INVALID_IDEMPOTENCY_KEY, PERMISSION_DENIED},
+    api::problem::{FEATURE_DISABLED, PERMISSION_DENIED},
     api::starts::PLANS_INLINE,
     base::clock::Millis,
     commands::{Command, start::run_id},
     controls::ACT_AS,
-    envelope::{IDENTIFIER_MAX, Invalid, ParsedStart},
-    starts::{Checked, Guardian, KAFKA, Named, StartFields, StartTarget, resolve},
+    envelope::{Invalid, ParsedStart},
+    starts::{
+        Checked, Guardian, KAFKA, Named, StartFields, StartTarget, check_idempotency_key, resolve,
+    },
     workflows::Catalog,
 };
 
@@ -24,10 +26,7 @@ pub(super) fn identity(start: &ParsedStart<'_>, in_batch: bool) -> Result<Vec<St
             .into(),
         ..Invalid::missing("idempotency_key")
     })?;
-    if key.len() > IDENTIFIER_MAX {
-        let message = format!("`idempotencykey` may have {IDENTIFIER_MAX} bytes");
-        return Err(refused(INVALID_IDEMPOTENCY_KEY.code, message));
-    }
+    check_idempotency_key(key)?;
     let mut identity = vec!["run".to_owned(), event.tenant.to_string(), key.to_owned()];
     if in_batch {
         identity.push(event.id.to_string());

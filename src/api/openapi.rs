@@ -131,7 +131,8 @@ impl DocumentBuilder {
         if !route.body.is_empty() {
             let schema = |schema_of: SchemaOf| schema_of(&mut self.requests).to_value();
             let content = content(route.body, schema);
-            described["requestBody"] = json!({ "required": true, "content": content });
+            described["requestBody"] =
+                json!({ "required": !route.optional_body, "content": content });
         }
         described["responses"] = self.responses(route).into();
         described
@@ -234,7 +235,14 @@ impl DocumentBuilder {
         });
         let headers: &[&str] = match status {
             401 => &["WWW-Authenticate"],
-            429 => &["Retry-After", "RateLimit", "RateLimit-Policy"],
+            429 => &[
+                "Retry-After",
+                "RateLimit",
+                "RateLimit-Policy",
+                "X-RateLimit-Limit",
+                "X-RateLimit-Remaining",
+                "X-RateLimit-Reset",
+            ],
             409 | 503 => &["Retry-After"],
             _ => &[],
         };
@@ -301,6 +309,9 @@ impl DocumentBuilder {
                 "Retry-After": header("integer", "Seconds until a retry is worthwhile."),
                 "RateLimit": header("string", "The remaining quota, and the time until it is reset."),
                 "RateLimit-Policy": header("string", "The limit's name, size and window."),
+                "X-RateLimit-Limit": header("integer", "The limit's size."),
+                "X-RateLimit-Remaining": header("integer", "The remaining quota."),
+                "X-RateLimit-Reset": header("integer", "Seconds until the quota is reset."),
             },
             "securitySchemes": {
                 KEY: {

@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{
     Code, FEATURE_DISABLED, INVALID_KEY, INVALID_PAYLOAD, LOG_UNAVAILABLE, OMNILINK_DISABLED,
-    OPERATOR_TAKEOVER, PAYLOAD_TOO_LARGE, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, REQUEST_TIMEOUT,
-    UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE,
+    OPERATOR_TAKEOVER, OVERLOADED, PAYLOAD_TOO_LARGE, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED,
+    REQUEST_TIMEOUT, UNAUTHORIZED, UNSUPPORTED_CONTENT_ENCODING, UNSUPPORTED_MEDIA_TYPE,
 };
 
 /// `application/json`.
@@ -273,6 +273,8 @@ pub struct Route {
     pub headers: &'static [Parameter],
     /// The body, for each possible media type; empty if there is none.
     pub body: &'static [Content],
+    /// Whether the body may be absent.
+    pub optional_body: bool,
     /// Checks whether the route's type accepts an example body.
     pub takes: Option<Takes>,
     /// The successful answers.
@@ -305,6 +307,7 @@ impl Route {
             query: None,
             headers: &[],
             body: &[],
+            optional_body: false,
             takes: None,
             answers: &[],
             errors: Errors::Problem,
@@ -364,6 +367,12 @@ impl Route {
         self
     }
 
+    /// Lets the body be absent.
+    pub(super) const fn or_without_body(mut self) -> Self {
+        self.optional_body = true;
+        self
+    }
+
     /// Sets the successful answers.
     pub(super) const fn answers(mut self, answers: &'static [Answer]) -> Self {
         self.answers = answers;
@@ -414,6 +423,7 @@ impl Route {
                     &PAYLOAD_TOO_LARGE,
                     &UNSUPPORTED_MEDIA_TYPE,
                     &UNSUPPORTED_CONTENT_ENCODING,
+                    &OVERLOADED,
                 ]);
             }
         }

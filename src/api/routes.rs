@@ -594,6 +594,7 @@ routes! {
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
         .body::<CancelRun>(&[Content::json::<CancelRun>(JSON, r#"{ "reason": "ordered twice" }"#)])
+        .or_without_body()
         .answers(CONTROLLED)
         .codes(&[
             &NOT_FOUND, &RUN_ENDED, &RUN_ENDING, &RUN_COMPENSATING, &ALREADY_CANCELLED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
@@ -608,6 +609,7 @@ routes! {
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
         .body::<PauseRun>(&[Content::json::<PauseRun>(JSON, "{}")])
+        .or_without_body()
         .answers(CONTROLLED)
         .codes(&[
             &NOT_FOUND, &RUN_ENDED, &ALREADY_PAUSED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
@@ -619,6 +621,7 @@ routes! {
         .path_parameters(&[RUN_ID])
         .query::<OfTenant>()
         .body::<PauseRun>(&[Content::json::<PauseRun>(JSON, "{}")])
+        .or_without_body()
         .answers(CONTROLLED)
         .codes(&[
             &NOT_FOUND, &RUN_ENDED, &NOT_PAUSED, &CONCURRENCY_LIMIT_EXCEEDED, &LIMITER_UNAVAILABLE, &OVERLOADED,
@@ -639,6 +642,7 @@ routes! {
         .query::<OfTenant>()
         .headers(AWAITED_RETRY_HEADERS)
         .body::<RetryRun>(&[Content::json::<RetryRun>(JSON, r#"{ "reuse": true }"#)])
+        .or_without_body()
         .answers(STARTED)
         .codes(&[
             &MISSING_FIELD, &INVALID_IDEMPOTENCY_KEY, &INVALID_PLAN, &WORKFLOW_NOT_ALLOWED, &NOT_FOUND, &NOT_ENDED, &INVALID_RETRY,
@@ -773,7 +777,7 @@ routes! {
     ListKeys = Route::new(Get, "/v1/keys", Keys, "List keys")
         .needs(ADMIN)
         .describe(
-            "Newest first. `last_used_at` only covers this node since it started; the audit log has an entry `key.used` once an hour \
+            "Newest first, of the key's own tenant; `tenant=*` lists those of all tenants, for operators. `last_used_at` only covers this node since it started; the audit log has an entry `key.used` once an hour \
              for each key and client address.",
         )
         .query::<Page>()
@@ -791,6 +795,7 @@ routes! {
         )
         .path_parameters(&[KEY_ID])
         .body::<RotateKey>(&[Content::json::<RotateKey>(JSON, r#"{ "overlap_s": 86400 }"#)])
+        .or_without_body()
         .answers(&[Answer::new(
             200,
             "The key has the new secret, and every node knows it within a second.",

@@ -26,9 +26,13 @@ const PAGES: usize = 20;
 /// The maximum number of keys that a finding names.
 const NAMED: usize = 10;
 
-/// Checks the keys of the tenant of the key in use, which the node lists.
+/// Checks the keys that the node lists: of all tenants for an operator, else of the tenant of the key in use.
 pub(super) async fn keys(client: &Client, found: &mut Findings) {
-    let keys = match read(client).await {
+    let (read, of) = match read(client, "&tenant=*").await {
+        Err(StatusCode::FORBIDDEN) => (read(client, "").await, "this tenant"),
+        read => (read, "all tenants"),
+    };
+    let keys = match read {
         Ok(Some(keys)) => keys,
         // The check of the node reports it.
         Ok(None) => return,
@@ -48,7 +52,7 @@ pub(super) async fn keys(client: &Client, found: &mut Findings) {
     let started = started(client).await;
     let troubles = judge(&keys, now, started);
     if troubles.is_empty() {
-        let detail = format!("{} keys of this tenant", keys.len());
+        let detail = format!("{} keys of {of}", keys.len());
         found.add(CHECK, Status::Ok, detail);
     }
     for trouble in troubles {
@@ -97,10 +101,11 @@ fn unencrypted(jwks: &Jwks) -> bool {
     })
 }
 
-/// All keys of the tenant; `None` if no node answers and accepts the key.
-async fn read(client: &Client) -> Result<Option<Vec<Value>>, StatusCode> {
+/// All keys of the tenants that the query names; `None` if no node answers and accepts the key.
+async fn read(client: &Client, tenants: &str) -> Result<Option<Vec<Value>>, StatusCode> {
     let mut keys = Vec::new();
-    let mut path = "/v1/keys?limit=1000".to_owned();
+    let first = format!("/v1/keys?limit=1000{tenants}");
+    let mut path = first.clone();
     for _ in 0..PAGES {
         let Ok(mut page) = client.call(Method::GET, &path, None).await else {
             return Ok(None);
@@ -114,7 +119,7 @@ async fn read(client: &Client) -> Result<Option<Vec<Value>>, StatusCode> {
             keys.extend(items);
         }
         match page.body["next_cursor"].as_str() {
-            Some(cursor) => path = format!("/v1/keys?limit=1000&cursor={cursor}"),
+            Some(cursor) => path = format!("{first}&cursor={cursor}"),
             None => break,
         }
     }
@@ -148,7 +153,10 @@ fn judge(keys: &[Value], now: Millis, started: Option<Millis>) -> Vec<String> {
         let mut names: Vec<_> = keys
             .iter()
             .take(NAMED)
-            .map(|key| format!("{} ({})", text(key, "name"), text(key, "id")))
+            .map(|key| {
+                let [name, id, tenant] = ["name", "id", "tenant"].map(|field| text(key, field));
+                format!("{name} ({id} of {tenant})")
+            })
             .collect();
         if keys.len() > NAMED {
             names.push(format!("and {} more", keys.len() - NAMED));

@@ -37,7 +37,6 @@ use super::{
     peer::Peer,
     problem::Problem,
     rest::routes,
-    slow_body::TimedBody,
 };
 use crate::api::{Operation, problem::OVERLOADED};
 
@@ -230,7 +229,7 @@ impl Server {
             let response = hooks::post(&self.shared, request, peer).await;
             return Ok(response.map(Either::Left));
         }
-        let mut request = request.map(|body| axum::body::Body::new(TimedBody::new(body)));
+        let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(Peer(peer));
         let response = self.router.clone().oneshot(request).await?;
         Ok(response.map(Either::Right))

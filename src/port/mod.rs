@@ -19,7 +19,6 @@ mod peer;
 mod problem;
 mod rest;
 mod serve;
-mod slow_body;
 mod starts;
 mod tls;
 mod uses;

@@ -14,6 +14,11 @@ mod goal;
 mod record;
 mod resolve;
 
+use crate::{
+    api::problem::INVALID_IDEMPOTENCY_KEY,
+    envelope::{IDENTIFIER_MAX, Invalid},
+};
+
 pub use self::{
     fault::{too_large, unwritable},
     fields::{NamedWorkflow, StartFields, StartTarget, user_of, value},
@@ -21,3 +26,14 @@ pub use self::{
     record::{Checked, KAFKA},
     resolve::{Named, inline, resolve, to_raw},
 };
+
+/// Checks the length of an idempotency key that is an attribute of a start.
+pub fn check_idempotency_key(key: &str) -> Result<(), Invalid> {
+    if key.len() <= IDENTIFIER_MAX {
+        return Ok(());
+    }
+    Err(Invalid {
+        code: INVALID_IDEMPOTENCY_KEY.code.into(),
+        message: format!("`idempotencykey` may have at most {IDENTIFIER_MAX} bytes"),
+    })
+}

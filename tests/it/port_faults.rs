@@ -242,6 +242,47 @@ async fn large_bodies_are_refused_without_being_read() {
     );
 }
 
+/// Every route with a body has the same bound on the memory of bodies that arrive in pieces, and reads none without a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_in_pieces_have_a_budget_on_every_route() {
+    let node = Node::start().await;
+    let sent = async |path: &str, key: &str, length: usize| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: {key}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        let mut bytes = head.into_bytes();
+        bytes.resize(bytes.len() + length - 1, b' ');
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream
+    };
+    let status = async |stream: &mut TcpStream| {
+        let mut response = [0; 12];
+        stream.read_exact(&mut response).await.unwrap();
+        String::from_utf8_lossy(&response[9..]).into_owned()
+    };
+    let explain = "/v1/plans:explain";
+    // Without a key nothing of the body is awaited.
+    assert_eq!(
+        status(&mut sent(explain, "Bearer x", 200_000).await).await,
+        "401"
+    );
+    let bearer = node.bearer();
+    let mut open = Vec::new();
+    // More than 64 MiB together.
+    for _ in 0..400 {
+        open.push(sent(explain, &bearer, 200_000).await);
+    }
+    assert_eq!(status(open.last_mut().unwrap()).await, "503");
+    // Smaller bodies have a budget of their own.
+    let small = format!(
+        "POST /v1/keys HTTP/1.1\r\nhost: x\r\nauthorization: {bearer}\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{{}}"
+    );
+    let small = raw(&node, small.as_bytes()).await;
+    assert!(small.starts_with("HTTP/1.1 400"), "{small}");
+    drop(open);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_and_slow_connections_do_not_delay_others() {
     let node = Node::start().await;
@@ -270,15 +311,25 @@ async fn idle_and_slow_connections_do_not_delay_others() {
             began.elapsed()
         );
     }
-    // A body that does not arrive times out.
-    let mut slow = open.swap_remove(2);
-    let mut response = [0; 12];
-    let read = slow.read_exact(&mut response);
-    timeout(Duration::from_secs(15), read)
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(&response, b"HTTP/1.1 408");
+    // A body that does not arrive times out, on every route.
+    let mut slow = vec![open.swap_remove(2)];
+    for path in ["/v1/commands", "/v1/keys", "/subjects/s/versions"] {
+        let head = head.replace("/v1/events", path);
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        let sent =
+            format!("{head}content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{");
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    for mut stream in slow {
+        let mut response = [0; 12];
+        let read = stream.read_exact(&mut response);
+        timeout(Duration::from_secs(15), read)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&response, b"HTTP/1.1 408");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -208,6 +208,10 @@ async fn checks_come_in_the_order_of_the_contract() {
     body["params"] = json!({ "amount": "much" });
     let answer = send(&node, route, &key, &[], &body.to_string()).await;
     assert_eq!(told(answer), (400, "missing_idempotency_key".into()));
+    body["idempotencykey"] = "k".repeat(513).into();
+    let answer = send(&node, route, &key, &[], &body.to_string()).await;
+    assert_eq!(told(answer), (400, "invalid_idempotency_key".into()));
+    body.as_object_mut().unwrap().remove("idempotencykey");
     let headers = [("x-idempotency-key", "k")];
     for lacking in ["orchestrations:request", "commands:expense.none", "act_as"] {
         let answer = send(&node, route, &key, &headers, &body.to_string()).await;
@@ -478,6 +482,18 @@ async fn a_batch_reports_each_item() {
     let key = node.key("acme", scopes(&["other"])).await;
     let answer = send(&node, "/v1/tasks", &key, &[("idempotency-key", "k")], "[]").await;
     assert_eq!(answer.code(), "permission_denied");
+    // An empty batch is checked as any other.
+    let key = node.key("acme", scopes(&["tasks:create"])).await;
+    let headers = [("omnilink-on-behalf-of", "ann")];
+    let answer = send(&node, "/v1/tasks", &key, &headers, "[]").await;
+    assert!(answer.text.contains("`act_as`"), "{}", answer.text);
+    let change = json!({ "disabled": { "workers": "maintenance" }, "reason": "test" });
+    let changed = node
+        .request(Method::PATCH, "/v1/controls", &node.admin, &change)
+        .await;
+    assert_eq!(changed.status, StatusCode::OK, "{}", changed.text);
+    let answer = send(&node, "/v1/tasks", &key, &[], "[]").await;
+    assert_eq!(answer.code(), "feature_disabled");
     let many = json!(vec![good("/v1/goals"); 51]);
     let answer = post(&node, "/v1/goals", &many).await;
     assert_eq!(

@@ -72,6 +72,12 @@ async fn agents_have_routes_of_their_own() {
         let answer = send(route, admin, body).await;
         assert_eq!(answer.code(), code, "{route}: {}", answer.text);
     }
+    for route in [agent, plain] {
+        let body = envelope(goal.clone()).to_string();
+        let headers = [("content-type", "application/cloudevents+json")];
+        let answer = crate::starts::send(&node, route, admin, &headers, &body).await;
+        assert_eq!(answer.status.as_u16(), 415, "{}", answer.text);
+    }
     let key = node.key("acme", scopes(&["other"])).await;
     let answer = send(agent, &key, envelope(goal.clone())).await;
     assert_eq!(answer.code(), "permission_denied");

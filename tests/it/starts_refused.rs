@@ -56,6 +56,9 @@ async fn a_batch_of_which_a_limit_refused_an_item_is_429() {
     let key = node.key("acme", of_key).await;
     let answer = post(&node, &key, "k1", &command("1", &json!(1))).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
+    assert_eq!(answer.headers["ratelimit-policy"], "\"max_rpm\";q=1;w=60");
+    let rate = answer.headers["ratelimit"].to_str().unwrap();
+    assert!(rate.starts_with("\"max_rpm\";r=0;t="), "{rate}");
     // The first item is invalid, and never comes to the limit.
     let items = json!([command("2", &json!("much")), command("3", &json!(3))]);
     let answer = post(&node, &key, "k2", &items).await;

@@ -34,7 +34,7 @@ use crate::{
             body::{self, BodyError},
             events, media,
         },
-        limited::Sender,
+        limited::{Rated, Sender},
         problem::{Limit, Problem},
     },
 };
@@ -72,6 +72,8 @@ struct WebhookRequest<'a> {
     now: Millis,
     /// `None` if it was not read.
     body: Option<Bytes>,
+    /// The limits that the event was counted against.
+    rated: Rated,
 }
 
 impl<'a> WebhookRequest<'a> {
@@ -84,6 +86,7 @@ impl<'a> WebhookRequest<'a> {
             address: auth::client(&head.headers, peer, &shared.trusted_proxies),
             now: shared.clock.now(),
             body: None,
+            rated: Rated::All,
         }
     }
 
@@ -107,6 +110,9 @@ impl<'a> WebhookRequest<'a> {
                 let mut response = answer::respond(id, vec![outcome]);
                 if let RequestOutcome::Duplicate = result {
                     *response.status_mut() = StatusCode::OK;
+                }
+                if response.status().is_success() {
+                    self.rated.headers(response.headers_mut());
                 }
                 (result, response)
             }
@@ -160,7 +166,9 @@ impl<'a> WebhookRequest<'a> {
                 if let Err(invalid) = self.shared.event_schemas.check(&received.parsed.event) {
                     return Ok(Reply::Event(Outcome::Refused(Refusal::invalid(invalid))));
                 }
-                let outcome = match self.over_limit(&ready, &received.parsed.event.kind).await {
+                self.rated = self.rate(&ready, &received.parsed.event.kind).await;
+                let refused = self.rated.refusals().next().flatten();
+                let outcome = match refused {
                     Some(refusal) => Outcome::Refused(refusal),
                     None => append(self.shared, &received, self.now).await,
                 };
@@ -202,8 +210,8 @@ impl<'a> WebhookRequest<'a> {
         self.ready = integration.and_then(|found| sources.get(&found, controls));
     }
 
-    /// Counts the event against the policies for webhooks; returns a refusal if a limit is exceeded.
-    async fn over_limit(&self, ready: &ActiveSource, kind: &str) -> Option<Refusal> {
+    /// Counts the event against the policies for webhooks.
+    async fn rate(&self, ready: &ActiveSource, kind: &str) -> Rated {
         let sender = Sender {
             tenant: &ready.integration.tenant,
             id: &ready.integration.id,
@@ -213,10 +221,9 @@ impl<'a> WebhookRequest<'a> {
         };
         let limiting = &self.shared.limiting;
         let address = || self.address;
-        let rated = limiting
+        limiting
             .take(sender, Kind::Webhooks, address, std::iter::once(kind))
-            .await;
-        rated.refusals().next().flatten()
+            .await
     }
 
     /// The name under which the source is counted.

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 
 /// The time limit for a whole body.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
 /// Bodies up to this size have their own budget, so that large ones cannot use all of it.
 const SMALL: usize = 64 * 1024;
 /// The limit of each of the two budgets, in bytes.
@@ -25,15 +25,19 @@ const LINGER_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Why a body was not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
     /// The body is larger than the limit.
+    #[error("it is too large")]
     TooLarge,
     /// The body did not arrive in time.
+    #[error("it did not arrive within {} seconds", DEADLINE.as_secs())]
     Slow,
     /// The client disconnected, or violated the framing.
+    #[error("it is incomplete, or its framing is wrong")]
     Broken,
-    /// Too many large bodies are being read.
+    /// Too many bodies are being read.
+    #[error("too many bodies at once; send it again")]
     Busy,
 }
 

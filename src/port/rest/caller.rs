@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Caller`] | the key; a handler that reports an invalid field before a missing permission continues with [`Caller::permit`] |
 //! | [`Permitted`] | the key and the permission |
-//! | [`Sent`] | one of these, after it has read the body |
+//! | [`Sent`] | one of these, and reads the body after it |
 
 use std::{fmt::Display, net::IpAddr, ops::Deref, sync::Arc};
 
@@ -15,7 +15,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::request::{JsonBody, QueryString};
+use super::request::{BODY_BYTES, JsonBody, QueryString};
 use crate::{
     api::{
         Access, Gate, Route,
@@ -29,6 +29,7 @@ use crate::{
         RequestId, Shared, auth,
         denials::Denied,
         gate,
+        ingest::body,
         peer::Peer,
         problem::{LOG_RETRY_AFTER_S, Problem, Refused},
     },
@@ -53,8 +54,7 @@ pub(crate) struct Caller {
 /// A caller whose key has the permission that the route requires.
 pub(crate) struct Permitted(Caller);
 
-/// A caller and the body. The body is read before a request is refused: closing while the client is still sending would reset the
-/// connection, and the client would not get the answer.
+/// A caller and the body, which is read once the caller is known.
 pub(crate) struct Sent<C>(pub(crate) C, pub(crate) JsonBody);
 
 /// Like [`Sent`], with a body of up to `BYTES` bytes.
@@ -88,10 +88,10 @@ impl FromRequestParts<Arc<Shared>> for Caller {
         }
         let key = auth::authenticate(shared, &parts.headers, *peer).await;
         let key = key.map_err(refuse)?;
-        let on_behalf_of = auth::on_behalf_of(&parts.headers).map_err(refuse)?;
         if matches!(gate, Gate::Takeover | Gate::Starts) {
             gate::starts(shared, &key).map_err(refuse)?;
         }
+        let on_behalf_of = auth::on_behalf_of(&parts.headers).map_err(refuse)?;
         let permission = match route.map(|route| route.access) {
             Some(Access::Permission(permission)) => permission,
             // An open route needs no caller; if its handler takes one anyway, the route is closed.
@@ -128,10 +128,30 @@ where
     type Rejection = Refused;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Self::Rejection> {
-        let (mut parts, body) = request.into_parts();
-        let body = JsonBody::read(&parts.headers, body).await;
-        let caller = C::from_request_parts(&mut parts, shared).await?;
+        let (caller, body) = sent(BODY_BYTES, request, shared).await?;
         Ok(Self(caller, body))
+    }
+}
+
+/// Checks the caller, then reads the body.
+async fn sent<C>(
+    most: usize,
+    request: Request,
+    shared: &Arc<Shared>,
+) -> Result<(C, JsonBody), Refused>
+where
+    C: FromRequestParts<Arc<Shared>, Rejection = Refused>,
+{
+    let (mut parts, body) = request.into_parts();
+    match C::from_request_parts(&mut parts, shared).await {
+        Ok(caller) => {
+            let body = JsonBody::read(shared, most, &parts.headers, body).await;
+            Ok((caller, body))
+        }
+        Err(refused) => {
+            body::discard(body);
+            Err(refused)
+        }
     }
 }
 
@@ -142,9 +162,7 @@ where
     type Rejection = Refused;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Self::Rejection> {
-        let (mut parts, body) = request.into_parts();
-        let body = JsonBody::read_up_to(BYTES, &parts.headers, body).await;
-        let caller = C::from_request_parts(&mut parts, shared).await?;
+        let (caller, body) = sent(BYTES, request, shared).await?;
         Ok(Self(caller, body))
     }
 }

@@ -29,6 +29,9 @@ use crate::{
 /// The answer contains a secret.
 const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
+/// Stands for all tenants; no tenant has this name.
+const ALL_TENANTS: &str = "*";
+
 /// Why a key was not changed.
 enum NotEdited {
     /// The caller is not allowed to.
@@ -68,10 +71,15 @@ pub(crate) async fn create(Sent(caller, body): Sent<Caller>) -> Result<Response,
 pub(crate) async fn list(caller: Caller, page: QueryString<Page>) -> Result<Response, Refused> {
     let page = caller.query(page)?;
     let caller = caller.permit()?;
-    let tenant = caller.tenant(page.tenant.as_deref())?;
+    let tenant = if page.tenant.as_deref() == Some(ALL_TENANTS) {
+        caller.name_other_tenant()?;
+        None
+    } else {
+        Some(caller.tenant(page.tenant.as_deref())?)
+    };
     let limit = page.limit().map_err(|e| caller.invalid(e))?;
     let now = caller.shared.clock.now();
-    let keys = caller.shared.controls.keys(Some(&tenant));
+    let keys = caller.shared.controls.keys(tenant.as_ref());
     // Ids grow with time, so the last id shown is a valid cursor even after its key was deleted.
     let rest: Vec<_> = keys
         .iter()

@@ -3,17 +3,24 @@
 use std::convert::Infallible;
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes},
     extract::{FromRequestParts, Query},
     http::{HeaderMap, header, request::Parts},
 };
-use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    api::problem::{PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE},
+    api::problem::UNSUPPORTED_MEDIA_TYPE,
     envelope::json::without_mark,
-    port::{ingest::media, problem::Problem, slow_body::SlowBodyError},
+    port::{
+        Shared,
+        ingest::{
+            body,
+            events::refuse_body,
+            media::{self, Form},
+        },
+        problem::Problem,
+    },
 };
 
 /// The default size limit of a body on axum's routes, in bytes.
@@ -26,28 +33,20 @@ pub(crate) struct JsonBody {
 }
 
 impl JsonBody {
-    /// Reads the body, up to the default limit.
-    pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Self {
-        Self::read_up_to(BODY_BYTES, headers, body).await
-    }
-
     /// Reads the body, up to `most` bytes.
-    pub(crate) async fn read_up_to(most: usize, headers: &HeaderMap, body: Body) -> Self {
-        let bytes = to_bytes(body, most).await;
+    pub(crate) async fn read(
+        shared: &Shared,
+        most: usize,
+        headers: &HeaderMap,
+        mut body: Body,
+    ) -> Self {
+        let bytes = body::read(&mut body, most, &shared.bodies).await;
+        if bytes.is_err() {
+            body::discard(body);
+        }
         let empty = bytes.as_ref().is_ok_and(Bytes::is_empty);
-        let read = check_media(headers).and_then(|()| {
-            bytes.map_err(|error| {
-                let error = error.into_inner();
-                if error.is::<LengthLimitError>() {
-                    let detail = format!("the body may have at most {most} bytes");
-                    return Problem::new(&PAYLOAD_TOO_LARGE, detail);
-                }
-                if is_slow(&*error) {
-                    return Problem::new(&REQUEST_TIMEOUT, SlowBodyError::TooSlow.to_string());
-                }
-                Problem::invalid("the body is incomplete, or its framing is wrong")
-            })
-        });
+        let read = check_media(headers)
+            .and_then(|()| bytes.map_err(|error| refuse_body(error, Form::Json, most)));
         Self { read, empty }
     }
 
@@ -70,18 +69,6 @@ impl JsonBody {
         let bytes = self.read?;
         serde_json::from_slice(without_mark(&bytes)).map_err(|e| Problem::invalid(e.to_string()))
     }
-}
-
-/// Whether the body missed its deadline. The length limit and axum wrap errors of bodies.
-fn is_slow(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if matches!(error.downcast_ref(), Some(SlowBodyError::TooSlow)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Checks that the body is JSON and not compressed.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Router,
-    extract::{DefaultBodyLimit, MatchedPath, State},
+    extract::{MatchedPath, State},
     handler::Handler,
     http::{Method, header},
     response::{IntoResponse, Response},
@@ -13,7 +13,7 @@ use axum::{
 
 use super::{
     audit, claims, controls, docs, feedback, integrations, keys, letters, node, plans, readers,
-    rebuild, replay, request::BODY_BYTES, run_events, runs, schemas, tasks, tool_states, tools,
+    rebuild, replay, run_events, runs, schemas, tasks, tool_states, tools,
 };
 use crate::{
     api::{
@@ -53,7 +53,6 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     router
         .merge(schemas::router())
         .fallback(not_found)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(shared)
 }
 

@@ -14,7 +14,8 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Query, State, rejection::BytesRejection},
+    body::Body,
+    extract::{Query, State},
     http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::any,
@@ -24,6 +25,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use self::lookup::Candidate;
+use super::request::BODY_BYTES;
 use crate::{
     api::{
         ROUTES, Route,
@@ -34,7 +36,10 @@ use crate::{
         route::Errors,
     },
     envelope::schemas::{self, Schema},
-    port::Shared,
+    port::{
+        Shared,
+        ingest::body::{self, BodyError},
+    },
 };
 
 const MEDIA: &str = "application/vnd.schemaregistry.v1+json";
@@ -87,8 +92,8 @@ pub(crate) enum Refusal {
     ReadOnly(String),
     #[error("The body is not a JSON object with `schema`: {0}")]
     Body(String),
-    #[error("The body is too large or incomplete: {0}")]
-    Length(String),
+    #[error("The body is not read: {0}")]
+    Unread(BodyError),
     #[error("HTTP 404 Not Found")]
     Path,
     #[error("HTTP 405 Method Not Allowed")]
@@ -108,7 +113,10 @@ impl Refusal {
             Self::InvalidVersion(_) => (StatusCode::UNPROCESSABLE_ENTITY, 42202),
             Self::ReadOnly(_) => (StatusCode::UNPROCESSABLE_ENTITY, 42205),
             Self::Body(_) => (StatusCode::BAD_REQUEST, 400),
-            Self::Length(_) => (StatusCode::PAYLOAD_TOO_LARGE, 413),
+            Self::Unread(BodyError::TooLarge) => (StatusCode::PAYLOAD_TOO_LARGE, 413),
+            Self::Unread(BodyError::Slow) => (StatusCode::REQUEST_TIMEOUT, 408),
+            Self::Unread(BodyError::Broken) => (StatusCode::BAD_REQUEST, 400),
+            Self::Unread(BodyError::Busy) => (StatusCode::SERVICE_UNAVAILABLE, 503),
             Self::Path => (StatusCode::NOT_FOUND, 404),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, 405),
         }
@@ -133,7 +141,7 @@ fn answer(body: &impl Serialize) -> Response {
     text(serde_json::to_vec(body).unwrap_or_default())
 }
 
-fn text(body: impl Into<axum::body::Body>) -> Response {
+fn text(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, MEDIA)], body.into()).into_response()
 }
 
@@ -175,7 +183,7 @@ async fn serve(
     State(shared): State<Arc<Shared>>,
     method: Method,
     uri: Uri,
-    body: Result<Bytes, BytesRejection>,
+    mut body: Body,
 ) -> Answered {
     let path = uri.path().trim_start_matches('/').trim_end_matches('/');
     let parts: Result<Vec<_>, _> = path
@@ -187,7 +195,13 @@ async fn serve(
     let parameters = Parameters::of(&uri);
     match method.as_str() {
         "GET" | "HEAD" => shared.read_schemas(&parts, &parameters),
-        "POST" => shared.compare_schemas(&parts, &parameters, body),
+        "POST" => {
+            let read = body::read(&mut body, BODY_BYTES, &shared.bodies).await;
+            if read.is_err() {
+                body::discard(body);
+            }
+            shared.compare_schemas(&parts, &parameters, read)
+        }
         "PUT" | "DELETE" => Err(shared.read_only(&method, &parts)),
         _ => Err(Refusal::Method),
     }
@@ -267,7 +281,7 @@ impl Shared {
         &self,
         parts: &[&str],
         parameters: &Parameters,
-        body: Result<Bytes, BytesRejection>,
+        body: Result<Bytes, BodyError>,
     ) -> Answered {
         let (subject, version) = match *parts {
             ["subjects", subject]
@@ -285,7 +299,7 @@ impl Shared {
                 });
             }
         };
-        let body = body.map_err(|e| Refusal::Length(e.body_text()))?;
+        let body = body.map_err(Refusal::Unread)?;
         let candidate = Candidate::read(&body)?;
         if parts[0] == "compatibility" {
             let earlier = match version {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{
         events::ItemStatus,
-        problem::UNSUPPORTED_KIND,
+        problem::{UNSUPPORTED_KIND, UNSUPPORTED_MEDIA_TYPE},
         starts::{AGENT_GOAL, AgentGoal, AgentStatus},
     },
     controls::ACT_AS,
@@ -45,7 +45,7 @@ use crate::{
             wait::RunLookup,
         },
     },
-    starts::{StartFields, StartTarget, user_of},
+    starts::{StartFields, StartTarget, check_idempotency_key, user_of},
 };
 
 /// The source of plain goals, which do not name one.
@@ -86,15 +86,13 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
     let judge = Judge::of(&caller, envelope::StartKind::Goal);
     let mut in_flight = None;
     let read = async {
-        let form = media::form(&headers)?;
+        if media::form(&headers)? != Form::Json {
+            let detail = "send application/json, without `ce-` headers";
+            return Err(Problem::new(&UNSUPPORTED_MEDIA_TYPE, detail));
+        }
         in_flight = shared.limiting.enter(Sender::of(&caller.key)).await?;
         let bytes = body::read(&mut body, limit, &shared.bodies).await;
         let bytes = bytes.map_err(|error| refuse_body(error, Form::Structured, limit))?;
-        if form != Form::Json {
-            return Err(Problem::invalid(
-                "send application/json, without `ce-` headers",
-            ));
-        }
         let start = prepare_goal(
             &judge,
             idempotency_key(&headers)?,
@@ -115,7 +113,9 @@ async fn post(shared: &Arc<Shared>, request: Request, plain: bool) -> Result<Res
     };
     let taken = append(&judge, vec![start]).await;
     drop(in_flight);
-    answer::agent(taken).map_err(|problem| caller.refuse(problem))
+    answer::agent(taken)
+        .map(|response| judge.with_limit(response))
+        .map_err(|problem| caller.refuse(problem))
 }
 
 async fn prepare_goal(
@@ -142,7 +142,10 @@ async fn prepare_goal(
         goal.event.keep_trace(trace);
     }
     let key = header.map(str::to_owned).or(goal.idempotency_key.take());
-    let fields = fields(judge.caller, goal.payload);
+    let fields = fields(judge.caller, goal.payload).and_then(|fields| {
+        key.as_deref().map_or(Ok(()), check_idempotency_key)?;
+        Ok(fields)
+    });
     match (fields, key) {
         (Ok(fields), Some(key)) => {
             let candidate = Candidate {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::response::Response;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use super::{
@@ -34,6 +36,8 @@ pub(super) struct Judge<'a> {
     pub(super) now: Millis,
     /// The tenant of the runs.
     pub(super) tenant: Tenant,
+    /// The limit against which the last start was counted, for the answer's headers.
+    rated: Mutex<Rated>,
 }
 
 /// A start whose fields are valid.
@@ -53,7 +57,14 @@ impl<'a> Judge<'a> {
             catalog: caller.shared.workflows.get(),
             now: caller.shared.clock.now(),
             tenant: caller.key.tenant.clone(),
+            rated: Mutex::new(Rated::All),
         }
+    }
+
+    /// Adds the limit's headers to an answer that accepts starts.
+    pub(super) fn with_limit(&self, mut response: Response) -> Response {
+        self.rated.lock().headers(response.headers_mut());
+        response
     }
 
     /// The size limit of the key, in bytes.
@@ -136,7 +147,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The feature that an operator can disable; tasks have none.
-    fn feature(&self) -> &'static str {
+    pub(super) fn feature(&self) -> &'static str {
         match self.kind {
             StartKind::Command => "commands",
             StartKind::Workflow => "workflows",
@@ -170,7 +181,10 @@ impl<'a> Judge<'a> {
         match rated {
             Rated::All => Ok(()),
             Rated::Unavailable(policy) => Err(Refusal::limiter_unavailable(&policy)),
-            Rated::Counted(grants, _) if grants.count() > 0 => Ok(()),
+            Rated::Counted(grants, standing) if grants.count() > 0 => {
+                *self.rated.lock() = Rated::Counted(grants, standing);
+                Ok(())
+            }
             Rated::Counted(_, standing) => Err(Refusal::limited(standing)),
         }
     }

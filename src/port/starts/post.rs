@@ -22,6 +22,7 @@ use crate::{
         problem::{BATCH_TOO_LARGE, IDEMPOTENCY_MISMATCH, PAYLOAD_TOO_LARGE},
         starts::{ORCHESTRATIONS_REQUEST, TASKS_CREATE},
     },
+    controls::ACT_AS,
     envelope::{
         self, BodyHash, ParsedStart, StartItem, StartKind, StartReceipt, TraceContext,
         parse_start_binary, parse_starts,
@@ -38,7 +39,7 @@ use crate::{
         problem::{Problem, Refused},
         rest::caller::Caller,
     },
-    starts::StartFields,
+    starts::{StartFields, check_idempotency_key},
 };
 
 /// `POST /v1/commands`.
@@ -94,9 +95,10 @@ async fn post(
     if let (Some(waiting), [Ok(started)]) = (waiting, &taken[..])
         && let Some(run) = waiting.end(started).await
     {
-        return Ok(answer::ended(&run));
+        return Ok(judge.with_limit(answer::ended(&run)));
     }
     answer::respond(caller.request_id(), batch.many, taken)
+        .map(|response| judge.with_limit(response))
         .map_err(|problem| caller.refuse(problem))
 }
 
@@ -186,12 +188,8 @@ async fn process(
             ),
         ));
     }
-    let permission = match judge.kind {
-        StartKind::Task => TASKS_CREATE,
-        _ => ORCHESTRATIONS_REQUEST,
-    };
-    if items.is_empty() && !judge.caller.key.scopes.permits(permission) {
-        return Err(Problem::lacks(permission));
+    if items.is_empty() {
+        check_empty(judge)?;
     }
     // If an identity occurs twice in a batch, the first accepted start with it is appended.
     let mut mine = HashMap::new();
@@ -204,6 +202,23 @@ async fn process(
         many: is_batch,
         in_flight,
     })
+}
+
+/// Checks of an empty batch, which has no start to refuse.
+fn check_empty(judge: &Judge<'_>) -> Result<(), Problem> {
+    let caller = judge.caller;
+    let permission = match judge.kind {
+        StartKind::Task => TASKS_CREATE,
+        _ => ORCHESTRATIONS_REQUEST,
+    };
+    let acts = caller.on_behalf_of.as_ref().map(|_| ACT_AS);
+    let needed = std::iter::once(permission).chain(acts);
+    for permission in needed {
+        if !caller.key.scopes.permits(permission) {
+            return Err(Problem::lacks(permission));
+        }
+    }
+    gate::feature(&caller.shared, judge.feature())
 }
 
 /// The checked starts of one request.
@@ -331,6 +346,7 @@ impl StartsRequest<'_> {
         let fields = StartFields::read(parsed, self.judge.now)?;
         let key = self.header.or(event.idempotency_key.as_deref());
         let key = key.ok_or_else(Refusal::no_idempotency_key)?;
+        check_idempotency_key(key)?;
         let mut identity = vec!["run".to_owned(), event.tenant.to_string(), key.to_owned()];
         if is_batch {
             identity.push(event.id.to_string());
