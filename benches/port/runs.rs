@@ -25,7 +25,7 @@ pub const ROUNDS: usize = 3;
 /// How far rows may be behind at the end of the sustained part, in seconds.
 const LAG_S: f64 = 2.0;
 const DRAIN: Duration = Duration::from_mins(5);
-const KEY: &str = r#"{"permissions": ["orchestrations:request"], "constraints": {"max_rpm": 0, "max_concurrency": 0}}"#;
+const KEY: &str = r#"{"permissions": ["orchestrations:request", "runs:write"], "constraints": {"max_rpm": 0, "max_concurrency": 0}}"#;
 
 /// A workflow whose runs last until they are told to go on.
 const PARKED: &str = "name: parked\nversion: 1.0.0\nplan: { steps: [{ id: park, tool: wait, input: { signal: go } }] }\n";

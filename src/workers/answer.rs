@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     base::clock::Millis,
     commands::result::ResultError,
+    envelope::json::without_mark,
     http::{RequestError, retry_after_ms},
     runs::{CallKind, Json, Unreadable},
 };
@@ -191,8 +192,9 @@ pub(super) fn from_error(kind: CallKind, error: &RequestError, now: Millis) -> A
     }
 }
 
-/// Reads a body as an output: JSON; an empty body is `null`. `Err`: why it is invalid.
+/// Reads a body as an output: JSON, after a byte order mark if there is one; an empty body is `null`. `Err`: why it is invalid.
 pub fn read_output(body: &[u8]) -> Result<Json, Unreadable> {
+    let body = without_mark(body);
     if body.is_empty() {
         return Ok(Json::null());
     }
@@ -215,7 +217,7 @@ fn problem(headers: &HeaderMap, body: &[u8]) -> Option<(Option<String>, Option<S
     if media != "application/problem+json" && media != "application/json" {
         return None;
     }
-    let problem: Problem = serde_json::from_slice(body).ok()?;
+    let problem: Problem = serde_json::from_slice(without_mark(body)).ok()?;
     let text = |value: Option<Value>| match value {
         Some(Value::String(text)) if !text.trim().is_empty() => Some(text),
         _ => None,
@@ -257,7 +259,13 @@ mod tests {
 
     #[test]
     fn a_2xx_is_the_output() {
-        for (body, output) in [("", "null"), (" {\"a\":1.50}\n", "{\"a\":1.5}"), ("0", "0")] {
+        for (body, output) in [
+            ("", "null"),
+            (" {\"a\":1.50}\n", "{\"a\":1.5}"),
+            ("0", "0"),
+            ("\u{feff}{}", "{}"),
+            ("\u{feff}", "null"),
+        ] {
             let answer = worker(200, &[], body);
             let Some(Ended::Succeeded(json)) = answer.ended else {
                 panic!("{answer:?}");
@@ -270,7 +278,7 @@ mod tests {
             "OK",
             "{",
             "{} {}",
-            "\u{feff}{}",
+            "\u{feff}\u{feff}{}",
             &deep,
             r#""\ud800""#,
             "1e400",

@@ -105,6 +105,7 @@ fn output(response: &Response<Bytes>) -> Result<Json, Failed> {
     let headers = response.headers();
     let text =
         std::str::from_utf8(response.body()).map_err(|_| invalid_output("it is not UTF-8"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let body = if is_json(headers) && !text.is_empty() {
         serde_json::from_str(text)
             .map_err(|e| invalid_output(format_args!("it is not JSON: {e}")))?

@@ -20,6 +20,7 @@ use crate::{
         start,
     },
     controls::EmergencyState,
+    envelope::json::without_mark,
     runs::{DEPTH_MAX, Json, StepError, Unreadable},
     saga::{CallResult, Hold, Input, Outcome, goal::NO_PLAN},
     stream::Rejected,
@@ -255,6 +256,7 @@ impl OfResult {
 /// Decodes JSON of a producer on Kafka: a result if it has an `outcome`, else a record of the kind in `kind`, with the fields of
 /// that kind next to it.
 fn foreign(value: &[u8]) -> Result<Message, Rejected> {
+    let value = without_mark(value);
     if OfResult::is_one(value) {
         // Parsed again into each type.
         let of: OfRun = serde_json::from_slice(value).map_err(invalid)?;
@@ -355,6 +357,8 @@ mod tests {
             }
         );
         assert_eq!(signal.tenant, None);
+        let marked = format!("\u{feff}{}", json!({ "run_id": id, "kind": "pause" }));
+        assert!(matches!(read(marked.as_bytes()), Ok(Message::Run(_))));
         let pause = message(json!({ "kind": "pause", "tenant": "acme", "principal": "ann" }));
         assert_eq!(pause.input, Input::Pause { by: "ann".into() });
         assert_eq!(pause.tenant.as_deref(), Some("acme"));
