@@ -329,6 +329,12 @@ pub trait Work: Send {
     /// Keeps what is finished.
     fn commit(&mut self, partition: u32, finished: &Finished) -> Result<(), LogError>;
 
+    /// Reads nothing more of an assigned partition until [`Work::resume`].
+    fn pause(&mut self, partition: u32) -> Result<(), LogError>;
+
+    /// Reads a paused partition on from `offset`.
+    fn resume(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
+
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
 }

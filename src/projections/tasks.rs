@@ -18,7 +18,7 @@ use super::{
 use crate::{
     envelope::Invalid,
     log::Fetched,
-    runs::{StepCommand, TaskState},
+    runs::{StepCommand, TaskState, idempotency_key},
     store::storable_text,
 };
 
@@ -58,13 +58,15 @@ impl TaskRows {
             insert: format!(
                 "INSERT INTO omnilink.tasks{suffix} (tenant, task_id, run_id, workflow, step_id, kind, attempt, tool, status, input, \
                    execute, error, limit_key, timeout_ms, deadline, traceparent, tracestate, created_at, started_at, finished_at, \
-                   sealed) \
+                   sealed, idempotency_key) \
                  SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], \
                    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::timestamptz[], \
-                   $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[], $21::text[]) \
+                   $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[], $21::text[], \
+                   $22::text[]) \
                  ON CONFLICT (tenant, task_id) DO UPDATE SET status = EXCLUDED.status, input = EXCLUDED.input, sealed = EXCLUDED.sealed, \
-                   limit_key = EXCLUDED.limit_key, timeout_ms = EXCLUDED.timeout_ms, deadline = EXCLUDED.deadline, \
-                   created_at = EXCLUDED.created_at, started_at = EXCLUDED.started_at, finished_at = EXCLUDED.finished_at, \
+                   idempotency_key = EXCLUDED.idempotency_key, limit_key = EXCLUDED.limit_key, timeout_ms = EXCLUDED.timeout_ms, \
+                   deadline = EXCLUDED.deadline, created_at = EXCLUDED.created_at, started_at = EXCLUDED.started_at, \
+                   finished_at = EXCLUDED.finished_at, \
                    claimed_by = NULL, claimed_at = NULL, lease_hash = NULL, lease_ms = NULL, lease_expires_at = NULL, outcome = NULL"
             ),
             // What is null here does not change.
@@ -189,7 +191,7 @@ impl Rows for TaskRows {
 }
 
 /// Rows of tasks that begin.
-struct Begun(Columns<21>);
+struct Begun(Columns<22>);
 
 /// Changes of tasks that have rows.
 struct Changed(Columns<6>);
@@ -206,7 +208,7 @@ impl Begun {
         use Element::{Bigint, Text, Timestamp};
         Self(Columns::of([
             Text, Text, Text, Text, Text, Text, Bigint, Text, Text, Text, Text, Text, Text, Bigint,
-            Timestamp, Text, Text, Timestamp, Timestamp, Timestamp, Text,
+            Timestamp, Text, Text, Timestamp, Timestamp, Timestamp, Text, Text,
         ]))
     }
 
@@ -233,6 +235,7 @@ impl Begun {
             started_at,
             finished_at,
             sealed,
+            idempotency_key,
         ] = self.0.row();
         tenant.next().text(&command.tenant);
         task_id.next().text(&command.task_id);
@@ -262,7 +265,17 @@ impl Begun {
         time(started_at, change.started_at);
         time(finished_at, change.finished_at);
         sealed.next().optional_text(command.sealed.as_deref());
+        idempotency_key
+            .next()
+            .optional_text(key_of_its_own(command));
     }
+}
+
+/// The idempotency key where it does not follow from the other columns: a compensation that is called again has that of the old run.
+fn key_of_its_own(command: &StepCommand) -> Option<&str> {
+    let derived = idempotency_key(&command.run_id, &command.step_id, command.kind());
+    let key = &*command.idempotency_key;
+    (key != derived).then_some(key)
 }
 
 impl Changed {

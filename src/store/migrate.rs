@@ -35,6 +35,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(7, "0007_runs_retry_of"),
     migration!(8, "0008_tasks_sealed"),
     migration!(9, "0009_run_history"),
+    migration!(10, "0010_tasks_idempotency_key"),
 ];
 
 /// The key of the advisory lock that serializes migrations of a database: `omnilink` in ASCII.

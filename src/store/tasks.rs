@@ -76,6 +76,8 @@ pub struct ClaimedRow {
     pub error: Option<String>,
     /// The values of the placeholders in `input` and `execute`, sealed.
     pub sealed: Option<String>,
+    /// The idempotency key of the call; `None`: it is `run_id:step_id:kind`.
+    pub idempotency_key: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// W3C trace context.
@@ -353,7 +355,7 @@ async fn lease(
          RETURNING t.task_id, t.run_id, t.workflow, t.step_id, t.kind, t.attempt, t.tool, t.input, t.execute, t.error, \
            t.traceparent, t.tracestate, t.timeout_ms, \
            CASE WHEN t.started_at IS NOT NULL THEN (EXTRACT(EPOCH FROM t.deadline) * 1000)::bigint END, \
-           (EXTRACT(EPOCH FROM t.lease_expires_at) * 1000)::bigint, t.sealed",
+           (EXTRACT(EPOCH FROM t.lease_expires_at) * 1000)::bigint, t.sealed, t.idempotency_key",
     )
     .bind(claimer.tenant)
     .bind(tasks)
@@ -378,6 +380,7 @@ fn claimed(row: &PgRow) -> Result<ClaimedRow, StoreError> {
         execute: row.try_get(8)?,
         error: row.try_get(9)?,
         sealed: row.try_get(15)?,
+        idempotency_key: row.try_get(16)?,
         traceparent: row.try_get(10)?,
         tracestate: row.try_get(11)?,
         timeout_ms: row.try_get(12)?,

@@ -31,6 +31,7 @@ mod cron;
 mod disk_full;
 mod dlq;
 mod doctor;
+mod effects;
 #[cfg(feature = "embed")]
 mod embed;
 mod emergency;

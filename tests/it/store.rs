@@ -52,7 +52,7 @@ const BEFORE_RUN_HISTORY: &str = "
     CREATE TABLE omnilink.orchestration_requests (id text);
     ALTER TABLE omnilink.run_events OWNER TO omnilink_service;
     ALTER TABLE omnilink.orchestration_requests OWNER TO omnilink_service;
-    DELETE FROM omnilink.migrations WHERE version >= 9";
+    DELETE FROM omnilink.migrations WHERE version = 9";
 
 #[test]
 fn histories_are_migrated_into_fewer_rows() {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     port::{Response, scopes},
+    sagas::{append_command, claimed, start},
     tasks::Queue,
 };
 
@@ -287,6 +288,46 @@ fn a_compensation_is_claimed_with_what_it_undoes() {
         let started: Value = serde_json::from_str(&started.next_back().unwrap().body).unwrap();
         assert_eq!((&started["kind"], &started["step_id"]), (&json!("compensate"), &json!("a")));
     });
+}
+
+#[test]
+fn a_compensation_that_is_called_again_has_its_first_key() {
+    let Some(queue) = Queue::start(&[PAY, REFUND]) else {
+        return;
+    };
+    let undone = json!({ "id": "a", "tool": "pay", "compensate": { "tool": "refund" } });
+    let tools = [claimed("pay"), claimed("refund")];
+    let (run, mut command) = start("1", &json!({ "steps": [undone] }), &tools, &json!({}));
+    let mut body: Value = serde_json::from_str(&command.body).unwrap();
+    let undo = json!({ "step_id": "a", "run_id": "old", "input": {}, "execute": {} });
+    body["retry"] = json!({ "of": "old", "undo": [undo] });
+    command.body = body.to_string();
+    let claim = async || {
+        let task = queue.claim(&json!({ "tools": ["refund"] })).await.remove(0);
+        assert_eq!(task["task_id"], json!(format!("{run}:a:compensate:1")));
+        assert_eq!(task["idempotency_key"], "old:a:compensate");
+        task
+    };
+    queue.database.runtime.block_on(async {
+        append_command(&queue.node, &command).await;
+        claim().await;
+    });
+    queue.wait_for(
+        "SELECT count(*) FROM omnilink.tasks WHERE started_at IS NOT NULL",
+        "1",
+    );
+    rebuild_tasks(&queue.setup(), &mut |_, _| {}).unwrap();
+    queue.database.runtime.block_on(async {
+        let task = claim().await;
+        assert_eq!(queue.complete(&task, &done()).await.status, StatusCode::OK);
+        queue.until(&run, "run_succeeded").await;
+        // All other keys follow from the row, and are not stored.
+        queue.run("2", &one()).await;
+        let task = queue.claim(&json!({})).await.remove(0);
+        queue.complete(&task, &done()).await;
+    });
+    let keys = "SELECT string_agg(COALESCE(idempotency_key, '-'), ' ' ORDER BY created_at) FROM omnilink.tasks";
+    queue.wait_for(keys, "old:a:compensate -");
 }
 
 #[test]

@@ -274,6 +274,12 @@ impl GroupConsumer {
         self.changed = true;
     }
 
+    /// Fetches nothing of a partition until it is assigned again.
+    pub(super) fn pause_partition(&mut self, topic: usize, partition: u32) {
+        self.open.remove(&(topic, partition));
+        self.changed = true;
+    }
+
     fn apply_assignment(&mut self) -> Result<(), LogError> {
         let mut list = TopicPartitionList::new();
         for ((topic, partition), next) in &self.open {

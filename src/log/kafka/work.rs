@@ -96,6 +96,16 @@ impl Work for KafkaWork {
         done.doing_of(COMMIT, topic)
     }
 
+    fn pause(&mut self, partition: u32) -> Result<(), LogError> {
+        self.group.pause_partition(0, partition);
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.group.assign_at(0, partition, offset);
+        Ok(())
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.group.unassign(partitions)
     }

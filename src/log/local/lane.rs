@@ -278,6 +278,15 @@ impl Work for LocalWork {
         commit(&self.source.shared, &[], Changes::default(), ownership)
     }
 
+    fn pause(&mut self, partition: u32) -> Result<(), LogError> {
+        self.source.reader.release(0, partition);
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.source.reader.assign_at(0, partition, offset)
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.source.release(partitions)
     }

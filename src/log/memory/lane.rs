@@ -194,6 +194,15 @@ impl Work for MemoryWork {
         }
     }
 
+    fn pause(&mut self, partition: u32) -> Result<(), LogError> {
+        self.0.cursor.release(0, partition);
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: u32, offset: u64) -> Result<(), LogError> {
+        self.0.cursor.assign(0, partition, offset, u64::MAX)
+    }
+
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.0.release(partitions);
         Ok(())

@@ -436,7 +436,9 @@ impl Grant {
             _ => CallKind::Execute,
         };
         Ok(ClaimedTask {
-            idempotency_key: idempotency_key(&row.run_id, &row.step_id, kind),
+            idempotency_key: row
+                .idempotency_key
+                .unwrap_or_else(|| idempotency_key(&row.run_id, &row.step_id, kind)),
             task_id: row.task_id,
             lease: self.lease,
             lease_expires_at: row.lease_expires_at.min(deadline),

@@ -3,12 +3,12 @@
 //! A bounded number of calls runs concurrently. Finished offsets are stored out of order ([`Finished`]), so that one slow call does not
 //! cause the repetition of others after a restart. A call appends its results to the log itself, before it returns. A call that panics or
 //! exceeds its deadline is retried a few times and then becomes a dead letter ([`super::attempts`]), so that it does not block later ones
-//! for ever.
+//! for ever. A partition with more unfinished calls than can be stored is paused until some have ended, and the others go on.
 
 mod attempts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{
@@ -145,11 +145,48 @@ struct Done {
 struct PartitionCalls {
     finished: Finished,
     changed: bool,
-    /// Offsets of unfinished calls: the low-water mark is before the first.
-    running: BTreeSet<u64>,
+    /// All records before it have been taken.
     read_to: u64,
     /// Records before it may have been called by an earlier owner.
     new_from: u64,
+    /// Nothing is read until there is room for the record at `read_to`.
+    paused: bool,
+}
+
+/// What becomes of a record.
+enum Read {
+    /// It is to be called; `repeated` as in [`Effect::call`].
+    Call { repeated: bool },
+    /// It has been taken before, or its partition is paused.
+    Leave,
+    /// Its partition is to be paused.
+    Pause,
+}
+
+impl PartitionCalls {
+    /// Takes the record at an offset, after all before it.
+    fn read(&mut self, offset: u64) -> Read {
+        if self.paused || offset < self.read_to {
+            return Read::Leave;
+        }
+        if offset > self.read_to {
+            // Those between have no records.
+            self.finished.insert_range(self.read_to, offset);
+            self.read_to = offset;
+            self.changed = true;
+        }
+        if self.finished.too_far(offset) {
+            self.paused = true;
+            return Read::Pause;
+        }
+        self.read_to = offset + 1;
+        if self.finished.contains(offset) {
+            return Read::Leave;
+        }
+        Read::Call {
+            repeated: offset < self.new_from,
+        }
+    }
 }
 
 /// Calls since the group was joined.
@@ -206,7 +243,6 @@ impl Calls {
             self.progress.rejected(&self.setup.name, code);
         }
         if let Some(mine) = self.taken.get_mut(&done.partition) {
-            mine.running.remove(&done.offset);
             mine.finished.insert(done.offset);
             mine.changed = true;
         }
@@ -232,12 +268,6 @@ impl Calls {
     /// Stores the finished offsets.
     fn store_finished(&mut self, work: &mut dyn Work) -> Result<(), LogError> {
         for (partition, mine) in &mut self.taken {
-            // Offsets without records are skipped.
-            let low = mine.running.first().copied().unwrap_or(mine.read_to);
-            if low > mine.finished.next() {
-                mine.finished.skip_to(low);
-                mine.changed = true;
-            }
             if mine.changed {
                 work.commit(*partition, &mine.finished)?;
                 mine.changed = false;
@@ -249,12 +279,21 @@ impl Calls {
         Ok(())
     }
 
-    /// Waits for a permit for the call of a record; returns `None` if the effect is stopping.
-    fn slot(&mut self, partition: u32, offset: u64) -> Option<OwnedSemaphorePermit> {
+    /// Reads on in paused partitions that have room again.
+    fn resume(&mut self, work: &mut dyn Work) -> Result<(), LogError> {
+        for (partition, mine) in &mut self.taken {
+            if mine.paused && mine.finished.has_room(mine.read_to) {
+                work.resume(*partition, mine.read_to)?;
+                mine.paused = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a permit for a call; returns `None` if the effect is stopping.
+    fn slot(&mut self) -> Option<OwnedSemaphorePermit> {
         loop {
-            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-                && !self.taken[&partition].finished.too_far(offset)
-            {
+            if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
                 return Some(slot);
             }
             if self.stop.load(Ordering::Relaxed) {
@@ -311,6 +350,7 @@ impl Handler for Calls {
 
     fn next(&mut self, work: &mut Self::Input, _: &Partitions) -> Result<Next, Fault> {
         self.drain();
+        self.resume(work)?;
         let now = self.setup.clock.monotonic();
         if now.saturating_sub(self.kept) > COMMIT {
             self.store_finished(work)?;
@@ -321,7 +361,7 @@ impl Handler for Calls {
 
     fn records(
         &mut self,
-        _: &mut Self::Input,
+        work: &mut Self::Input,
         batch: &mut Vec<Fetched>,
         _: &Partitions,
     ) -> Result<Step, Fault> {
@@ -331,17 +371,25 @@ impl Handler for Calls {
             let Some(mine) = self.taken.get_mut(&partition) else {
                 continue;
             };
-            mine.read_to = offset + 1;
-            if mine.finished.contains(offset) {
-                continue;
+            match mine.read(offset) {
+                Read::Leave => {}
+                Read::Pause => {
+                    tracing::warn!(
+                        effect = self.setup.name,
+                        partition,
+                        offset,
+                        "a partition waits: too many calls before this offset have not ended"
+                    );
+                    work.pause(partition)?;
+                }
+                Read::Call { repeated } => {
+                    // Waiting here also bounds the input: nothing further is read meanwhile.
+                    let Some(slot) = self.slot() else {
+                        break;
+                    };
+                    self.begin(input, repeated, slot);
+                }
             }
-            mine.running.insert(offset);
-            let repeated = offset < mine.new_from;
-            // Waiting here also bounds the input: nothing further is read meanwhile.
-            let Some(slot) = self.slot(partition, offset) else {
-                break;
-            };
-            self.begin(input, repeated, slot);
         }
         Ok(Step::Processed { records, timers: 0 })
     }
@@ -371,9 +419,9 @@ impl Handler for Calls {
             let taken = PartitionCalls {
                 finished,
                 changed: false,
-                running: BTreeSet::default(),
                 read_to,
                 new_from,
+                paused: false,
             };
             self.taken.insert(*partition, taken);
         }
