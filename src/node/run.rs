@@ -31,7 +31,7 @@ use crate::{
     limits::{Limiter, RedisOptions},
     port::{self, Nodes, Port, Tls, Tools},
     registry::Registry,
-    saga::Followers,
+    saga::{Answers, Followers},
     starts::Guardian,
     stream::{lane, progress::Progress},
     telemetry::{self, Need, PartStatus, Readiness},
@@ -121,6 +121,11 @@ pub async fn run(
         None
     };
     let followers = Followers::default();
+    // The embedded log has one node.
+    let answers = config.on_kafka().then(|| {
+        let partitions = config.topics.partitions;
+        Answers::new(&storage.log, &storage.names, partitions, &followers)
+    });
     let sagas = if parts.sagas {
         Some(sagas::start(
             &config, &storage, &followers, &readiness, &mut watch,
@@ -207,6 +212,7 @@ pub async fn run(
             ingress: Arc::clone(&storage.names.ingress),
             commands: Arc::clone(&storage.names.commands),
             followers,
+            answers: answers.clone(),
             state: storage.state.clone(),
             appends: storage.appends,
             controls,
@@ -242,7 +248,10 @@ pub async fn run(
     drop(reloading);
     drop(watching);
     drop(control_records);
-    tokio::task::spawn_blocking(|| {
+    tokio::task::spawn_blocking(move || {
+        if let Some(answers) = answers {
+            answers.stop();
+        }
         drop(cron);
         drop(notifications);
         drop(planning);

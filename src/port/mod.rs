@@ -62,7 +62,7 @@ use crate::{
     limits::Limiter,
     log::Log,
     planner::Planner,
-    saga::Followers,
+    saga::{Answers, Followers},
     starts::Guardian,
     state::{StateError, StateStore},
     telemetry::Readiness,
@@ -89,6 +89,8 @@ pub struct Parts {
     pub commands: Arc<str>,
     /// Those who wait for notices of a run.
     pub followers: Followers,
+    /// Reads the answers of runs that other nodes carry out; `None`: there are no other nodes.
+    pub answers: Option<Answers>,
     /// The store of the window of identities. On the embedded log it is the log's own store, so that a record and its identity are
     /// committed together.
     pub state: StateStore,
@@ -149,6 +151,7 @@ struct Shared {
     tool_states: ToolStates,
     commands: Arc<str>,
     followers: Followers,
+    answers: Option<Answers>,
     /// The requests that wait for runs, and streams of histories.
     waits: rest::wait::Waits,
     /// The claims that wait for tasks.
@@ -219,6 +222,7 @@ impl Port {
                 tool_states: parts.tool_states,
                 commands: parts.commands,
                 followers: parts.followers,
+                answers: parts.answers,
                 waits: rest::wait::Waits::default(),
                 claim_waits: rest::claim_waits::ClaimWaits::default(),
                 controlling: control::Controlling::default(),

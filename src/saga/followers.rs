@@ -1,12 +1,13 @@
 //! Followers: requests that wait for notices about a run, with `Prefer: wait` or for the answer to a control.
 //!
 //! A request first follows its run and then appends its record, so it misses nothing. The processor publishes notices after the
-//! transaction has committed.
+//! transaction has committed. Followers also know which partitions the processor of this node carries out; what the runs of other
+//! partitions answer is read from the log ([`super::Answers`]).
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,6 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::decide::Refusal;
 use crate::{api::runs::RunView, base::clock::Millis};
 
 /// The maximum number of unread notices of a follower. Further ones are dropped, and its wait ends at its deadline.
@@ -63,6 +65,15 @@ pub enum Answer {
     },
 }
 
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused {
+            code: refusal.code(),
+            message: refusal.to_string(),
+        }
+    }
+}
+
 /// All followers of this node. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Followers(Arc<Shared>);
@@ -76,6 +87,14 @@ struct Shared {
     /// The number of all followers, so that no lock is needed while there are none.
     count: AtomicUsize,
     next: AtomicUsize,
+    /// The partitions of `commands` that this node carries out, each as often as it has a transform.
+    carried: Mutex<Vec<u32>>,
+}
+
+/// This node carries out the runs of a partition of `commands`, as long as this exists.
+pub(super) struct Carried {
+    partition: u32,
+    shared: Arc<Shared>,
 }
 
 /// A follower of a run. Dropping it unsubscribes it.
@@ -121,6 +140,33 @@ impl Followers {
         for (_, follower) in by_run.get(run).into_iter().flatten() {
             // Full: the follower has stopped reading, and its deadline ends its wait.
             let _ = follower.try_send(notice.clone());
+        }
+    }
+
+    /// From now on this node carries out the runs of a partition of `commands`.
+    pub(super) fn carry(&self, partition: u32) -> Carried {
+        let shared = Arc::clone(&self.0);
+        shared.carried().push(partition);
+        Carried { partition, shared }
+    }
+
+    /// Whether this node carries out the runs of a partition of `commands`.
+    pub(super) fn carries(&self, partition: u32) -> bool {
+        self.0.carried().contains(&partition)
+    }
+}
+
+impl Shared {
+    fn carried(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let mut carried = self.shared.carried();
+        if let Some(place) = carried.iter().position(|one| *one == self.partition) {
+            carried.swap_remove(place);
         }
     }
 }
@@ -171,5 +217,16 @@ mod tests {
         };
         drop(follower);
         assert!(!followers.any() && !followers.follows(&mine));
+    }
+    #[test]
+    fn a_partition_is_carried_out_until_its_last_transform_is_dropped() {
+        let followers = Followers::default();
+        let first = followers.carry(3);
+        let second = followers.carry(3);
+        let other = followers.carry(4);
+        drop((first, other));
+        assert!(followers.carries(3) && !followers.carries(4));
+        drop(second);
+        assert!(!followers.carries(3));
     }
 }

@@ -14,7 +14,10 @@
 //! | `snapshot` | a run as it is stored |
 //! | `process/` | the processor, which runs the core on the engine |
 //! | `followers` | requests that wait for notices about a run |
+//! | `answers` | what runs of other nodes answer to controls and decisions, from the log |
+//! | `tail` | reading partitions from their ends while somebody needs them |
 
+mod answers;
 mod bugs;
 mod compiled;
 mod decide;
@@ -28,9 +31,11 @@ mod risk;
 mod run;
 mod snapshot;
 mod stand_still;
+mod tail;
 #[cfg(test)]
 mod tests;
 
+pub use answers::{Answers, Listening};
 #[cfg(feature = "chaos")]
 pub use bugs::{Bug, plant};
 pub use compiled::{Compensation, CompiledPlan, CompiledStep, Defaults, RetryPolicy, UnknownTool};

@@ -105,6 +105,7 @@ mod replay;
 mod replay_parquet;
 mod rls;
 mod run_controls;
+mod run_controls_nodes;
 mod run_controls_sagas;
 mod runs_again;
 mod runs_batch;

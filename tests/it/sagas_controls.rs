@@ -8,6 +8,7 @@ use omnilink::{
     base::clock::{Clock, SystemClock},
     commands::{ALL_TENANTS, Command},
     controls::{EmergencyState, Since},
+    log::header,
     runs::RunRecord,
     saga::Settings,
 };
@@ -24,6 +25,7 @@ on_both_logs!(
     unclaimed_work_waits_for_the_controls,
     the_controls_concern_producers_on_kafka,
     what_runs_refuse_is_in_the_audit_log,
+    what_leaves_no_record_of_its_run_is_answered_in_the_audit_log,
     risky_steps_and_expired_approvals_are_in_the_audit_log,
 );
 
@@ -260,6 +262,49 @@ fn what_runs_refuse_is_in_the_audit_log(test_log: TestLog) {
             entry("other", "cancel", "failed", "not_found"),
         ]
     );
+}
+
+fn what_leaves_no_record_of_its_run_is_answered_in_the_audit_log(test_log: TestLog) {
+    let sagas = Processor::start(&test_log);
+    let plan = json!({ "steps": [
+        { "id": "s", "tool": "approve", "input": { "message": "Well?" } },
+        { "id": "w", "tool": "wait", "input": { "signal": "go" }, "depends_on": ["s"] },
+    ] });
+    let (run, first) = start("1", &plan, &[], &json!({}));
+    sagas.send(&first);
+    let approved = json!({ "approval": 3, "decision": "approved" });
+    let mut decision = command(&run, "decision", &approved);
+    decision.principal = "bob".into();
+    sagas.send(&decision);
+    let again = sagas.send(&decision);
+    let unknown = sagas.send(&command(NOBODY, "pause", &json!({})));
+    let records = read_all(&*sagas.log, &sagas.names.audit, 2);
+    let mut seen: Vec<_> = records
+        .iter()
+        .map(|fetched| {
+            let entry = Entry::decode(fetched.record.value.as_deref().unwrap()).unwrap();
+            let answers = header(&fetched.record.headers, "omnilink.answers").unwrap();
+            let answers = String::from_utf8(answers.to_vec()).unwrap();
+            (answers, entry.outcome.clone(), detail(&entry).to_string())
+        })
+        .collect();
+    seen.sort();
+    let entry = |kind: &str, (partition, offset): (u32, u64), outcome: &str, detail: &Value| {
+        let answers = format!("{kind}:{partition}:{offset}");
+        (answers, outcome.to_owned(), detail.to_string())
+    };
+    assert_eq!(
+        seen,
+        [
+            entry("decision", again, "ok", &json!({ "status": "duplicate" })),
+            entry("pause", unknown, "failed", &json!({ "code": "not_found" })),
+        ]
+    );
+    // Nothing was recorded twice.
+    let mut histories = sagas.histories(4);
+    let history = histories.remove(&run).unwrap();
+    let decided = history.iter().filter(|one| one.kind == "approval_decided");
+    assert_eq!(decided.count(), 1);
 }
 
 fn risky_steps_and_expired_approvals_are_in_the_audit_log(test_log: TestLog) {

@@ -1,7 +1,7 @@
 //! Sends a message to a run: appends one record to `commands`, then waits for the run's answer.
 //!
-//! The request follows its run before it appends, so that it does not miss the answer. The log commits the records of many requests
-//! together.
+//! The request follows its run before it appends, so that it does not miss the answer; of a run that another node carries out the answer
+//! is read from the log. The log commits the records of many requests together.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::{
         },
     },
     runs::{Decided, Decision},
-    saga::{Answer, Follower, Notice},
+    saga::{Answer, Follower, Listening, Notice},
     store::runs as rows,
 };
 
@@ -215,6 +215,7 @@ impl Controller {
             ));
         };
         let follower = shared.followers.follow(run);
+        let _listening = self.listen(run_id).await;
         let append = Append {
             topic: std::sync::Arc::clone(&shared.commands),
             record,
@@ -236,6 +237,12 @@ impl Controller {
         };
         let answer = timeout(ANSWER_DEADLINE, answer_to(position, follower)).await;
         Ok(answer.ok().flatten())
+    }
+
+    /// Listens to the run's answers if another node may carry it out.
+    async fn listen(&self, run_id: &str) -> Option<Listening> {
+        let answers = self.caller.shared.answers.as_ref()?;
+        answers.listen(run_id, &self.tenant).await
     }
 
     async fn record<B>(

@@ -1,4 +1,4 @@
-//! Audit entries of the processor: refused controls and decisions, controls sent by producers on Kafka, risky steps, and expired
+//! Audit entries of the processor: refused and repeated controls and decisions, controls sent by producers on Kafka, risky steps, and expired
 //! approvals. For requests over HTTP the node writes an entry too, with the client's address.
 
 use serde_json::{Map, Value};
@@ -21,8 +21,6 @@ use crate::{
     saga::{Answer, Input, Refusal, Run, judge},
 };
 
-/// The code of a message for a run that does not exist, or belongs to another tenant.
-pub(super) const UNKNOWN_RUN: &str = "not_found";
 /// The code of what the kill switch refuses.
 const KILLED: &str = "omnilink_disabled";
 /// The code of what is refused during operator take-over, because it does not come from a person.
@@ -44,6 +42,21 @@ pub(super) fn refused(
     };
     let detail = Map::from_iter([("code".to_owned(), code.into())]);
     Entry::new(tenant, action, outcome, now)
+        .by(&by.principal, by.on_behalf_of.as_deref())
+        .resource("run", run_id)
+        .detail(detail)
+}
+
+/// The entry about a control or decision that changed nothing, because it was carried out before: the run has no record of it.
+pub(super) fn repeated(
+    tenant: Option<&Tenant>,
+    run_id: &str,
+    action: &str,
+    by: &By,
+    now: Millis,
+) -> Entry {
+    let detail = Map::from_iter([("status".to_owned(), "duplicate".into())]);
+    Entry::new(tenant, action, Outcome::Ok, now)
         .by(&by.principal, by.on_behalf_of.as_deref())
         .resource("run", run_id)
         .detail(detail)

@@ -140,7 +140,10 @@ impl Processor for Sagas {
             self.names.clone(),
             self.partitions,
             self.settings.clone(),
-            self.followers.clone(),
+            (
+                self.followers.clone(),
+                self.followers.carry(space.partition),
+            ),
             (Arc::clone(&self.plans), Arc::clone(&self.meters)),
             ended,
         );

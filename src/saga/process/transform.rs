@@ -30,7 +30,12 @@ use crate::{
     controls::{Emergency, EmergencyState},
     log::{Fetched, Record, partition_for, topics::Names},
     runs::{Event, RunStatus},
-    saga::{self, Answer, Effects, Followers, Input, Notice, Refusal, decide},
+    saga::{
+        self, Answer, Effects, Followers, Input, Notice, Refusal,
+        answers::{ANSWERS_HEADER, UNKNOWN_RUN},
+        decide,
+        followers::Carried,
+    },
     state::Window,
     stream::{Context, Failure, Rejected, Timer, Transform},
 };
@@ -49,6 +54,7 @@ pub(super) struct Runs {
     partitions: u32,
     settings: Settings,
     followers: Followers,
+    _carried: Carried,
     pub(super) plans: Arc<Plans>,
     /// The identities of ended runs.
     pub(super) ended: Window,
@@ -80,7 +86,7 @@ impl Runs {
         names: Names,
         partitions: u32,
         settings: Settings,
-        followers: Followers,
+        (followers, carried): (Followers, Carried),
         (plans, meters): (Arc<Plans>, Arc<Meters>),
         ended: Window,
     ) -> Self {
@@ -89,6 +95,7 @@ impl Runs {
             partitions,
             settings,
             followers,
+            _carried: carried,
             plans,
             ended,
             cache: RunCache::default(),
@@ -212,11 +219,13 @@ impl Runs {
         let key = *run.as_bytes();
         if !self.load(key, cx)? {
             let answer = match self.ended.get(&Identity(key), cx.now())? {
-                Some(stub) if is_of(&stub, message.tenant.as_deref()) => refused(Refusal::Ended),
+                Some(stub) if is_of(&stub, message.tenant.as_deref()) => {
+                    Answer::from(Refusal::Ended)
+                }
                 _ => Answer::UnknownRun,
             };
             self.counts.ignored += 1;
-            self.audit_refused(&message, None, &answer, cx)?;
+            self.audit_answer((&message, source), None, &answer, cx)?;
             self.answer(run, source, answer);
             return Ok(());
         }
@@ -233,7 +242,7 @@ impl Runs {
             controls.and_then(|controls| audited::forbidden(controls, &message))
         };
         if let Some(answer) = refused_at_once {
-            self.audit_refused(&message, Some(owner), &answer, cx)?;
+            self.audit_answer((&message, source), Some(owner), &answer, cx)?;
             self.answer(run, source, answer);
             return Ok(());
         }
@@ -252,7 +261,7 @@ impl Runs {
         let input = std::mem::replace(&mut message.input, Input::Wake);
         let effects = self.decide(key, (input, arrived), &source.causation(), cx)?;
         let answer = match effects.refused {
-            Some(refusal) => refused(refusal),
+            Some(refusal) => Answer::from(refusal),
             None if effects.ignored => Answer::Ignored,
             None => done(&effects.events),
         };
@@ -260,7 +269,9 @@ impl Runs {
             Some(control) if answer == Answer::Done => {
                 self.audit(&control.done(owner, run, cx.now()), cx)?;
             }
-            _ => self.audit_refused(&message, Some(owner), &answer, cx)?,
+            // The run has records of it.
+            _ if answer == Answer::Done && !effects.events.is_empty() => {}
+            _ => self.audit_answer((&message, source), Some(owner), &answer, cx)?,
         }
         self.answer(run, source, answer);
         self.after(run, &effects);
@@ -337,17 +348,19 @@ impl Runs {
         Ok(effects)
     }
 
-    /// Writes the audit entry about what a run refused. `owner`: the tenant of the run, if the run is known.
-    fn audit_refused(
+    /// Writes the audit entry about a control or decision that was refused, or repeated without effect. Its header says what it answers:
+    /// nodes that do not carry out the run read the answer from it. `owner`: the tenant of the run, if the run is known.
+    fn audit_answer(
         &self,
-        message: &RunInput,
+        (message, source): (&RunInput, &Source<'_>),
         owner: Option<&Tenant>,
         answer: &Answer,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let code = match answer {
-            Answer::Refused { code, .. } => *code,
-            Answer::UnknownRun => audited::UNKNOWN_RUN,
+            Answer::Refused { code, .. } => Some(*code),
+            Answer::UnknownRun => Some(UNKNOWN_RUN),
+            Answer::Done => None,
             _ => return Ok(()),
         };
         let Some(by) = &message.by else {
@@ -357,15 +370,20 @@ impl Runs {
         let named = message.tenant.as_deref().map(Tenant::new).transpose();
         let named = named.ok().flatten();
         let tenant = named.as_ref().or(owner);
-        let about = (message.kind, code);
-        let entry = audited::refused(tenant, &message.run.to_string(), about, by, cx.now());
-        self.audit(&entry, cx)
+        let (run_id, kind, now) = (message.run.to_string(), message.kind, cx.now());
+        let entry = match code {
+            Some(code) => audited::refused(tenant, &run_id, (kind, code), by, now),
+            None => audited::repeated(tenant, &run_id, kind, by, now),
+        };
+        let mut record = encode(&entry)?;
+        let answers = (ANSWERS_HEADER.to_owned(), Some(source.causation().into()));
+        record.headers.push(answers);
+        cx.try_emit(&self.names.audit, record)?;
+        Ok(())
     }
 
     fn audit(&self, entry: &Entry, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let record = entry.encode();
-        let record = record.map_err(|e| Rejected::new("invalid_state", e.to_string()))?;
-        cx.try_emit(&self.names.audit, record)?;
+        cx.try_emit(&self.names.audit, encode(entry)?)?;
         Ok(())
     }
 
@@ -523,9 +541,7 @@ fn done(events: &[Event]) -> Answer {
     started.map_or(Answer::Done, |deadline| Answer::Started { deadline })
 }
 
-fn refused(refusal: Refusal) -> Answer {
-    Answer::Refused {
-        code: refusal.code(),
-        message: refusal.to_string(),
-    }
+fn encode(entry: &Entry) -> Result<Record, Rejected> {
+    let record = entry.encode();
+    record.map_err(|e| Rejected::new("invalid_state", e.to_string()))
 }

@@ -383,6 +383,7 @@ impl Node {
                 ingress: names.ingress.clone(),
                 commands: names.commands.clone(),
                 followers: followers.clone(),
+                answers: None,
                 state,
                 appends: 2,
                 controls: controls.clone(),
