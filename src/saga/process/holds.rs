@@ -1,15 +1,11 @@
 //! Which calls the emergency controls hold (docs/controls.md).
 
 use super::run_cache::About;
-use crate::{
-    controls::Emergency,
-    plans::{Kind, Tool, Worker},
-    saga::Hold,
-};
+use crate::{controls::Emergency, plans::Tool, saga::Hold};
 
 /// Why a call of a tool may not be sent now; `None`: it may.
 pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
-    let reason = controls.holds(&tool.name, works_outside(tool), changes_something(tool))?;
+    let reason = controls.holds(&tool.name, tool.works_outside(), tool.changes_something())?;
     Some(Hold {
         reason: reason.into_owned(),
         until: None,
@@ -28,20 +24,6 @@ pub(super) fn start(controls: &Emergency, about: &About) -> bool {
         || controls.operator_takeover()
         || disabled(feature)
         || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
-}
-
-/// Whether the work happens outside the run: by a worker, or by a builtin tool that accesses other systems.
-fn works_outside(tool: &Tool) -> bool {
-    match tool.worker {
-        Worker::Builtin(builtin) => builtin.is_effect(),
-        _ => true,
-    }
-}
-
-/// Whether a call may change something outside: that of every tool that is executed by a worker and not of kind `read`. An event changes
-/// nothing by itself: what it triggers is held at its own calls.
-fn changes_something(tool: &Tool) -> bool {
-    works_outside(tool) && tool.kind != Some(Kind::Read)
 }
 
 /// Whether these controls hold no calls at all, which saves checking each tool.
