@@ -393,6 +393,11 @@ impl Thresholds {
 }
 
 impl Limit {
+    /// Whether the key needs the params of the run, which the record of a call does not have: the run renders it when it schedules the call.
+    pub fn counts_by_params(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.refers_to("params"))
+    }
+
     fn member(object: &Object<'_>, faults: &mut Faults) -> Option<Self> {
         let value = object.get("limit")?;
         let at = object.at.at("limit");

@@ -27,6 +27,7 @@ on_both_logs!(
     timers_fire_after_a_restart,
     results_in_the_log_take_precedence_over_deadlines,
     held_calls_are_sent_when_the_controls_allow_it,
+    calls_have_the_key_that_needs_the_params,
     followers_get_answers_and_ends,
     emitted_events_are_on_ingress,
     notices_are_events_or_audit_entries,
@@ -308,6 +309,28 @@ fn held_calls_are_sent_when_the_controls_allow_it(test_log: TestLog) {
         let types = types(&histories[run]);
         assert_eq!(types[2..], ["step_held", "step_released", "step_scheduled"]);
     }
+}
+
+fn calls_have_the_key_that_needs_the_params(test_log: TestLog) {
+    let sagas = Processor::start(&test_log);
+    let tools = [("asks", "{{ params.account }}"), ("given", "{{ input.n }}")];
+    let tools = tools.map(|(name, key)| {
+        json!({
+            "name": name, "description": "a tool", "worker": { "http": { "url": "http://127.0.0.1:1/" } },
+            "kind": "read", "risk": { "lane": "safe" }, "limit": { "concurrency": 1, "key": key }
+        })
+    });
+    let plan = json!({ "steps": [
+        { "id": "a", "tool": "asks", "input": { "n": 1 } },
+        { "id": "b", "tool": "given", "input": { "n": 1 } },
+    ] });
+    let (_, first) = start("1", &plan, &tools, &json!({ "account": "acme" }));
+    sagas.send(&first);
+    let mut calls = sagas.calls(2);
+    calls.sort_by(|one, two| one.step_id.cmp(&two.step_id));
+    // The node that makes the call renders the other one.
+    let keys: Vec<_> = calls.iter().map(|call| call.limit_key.as_deref()).collect();
+    assert_eq!(keys, [Some("acme"), None]);
 }
 
 fn followers_get_answers_and_ends(test_log: TestLog) {
