@@ -201,6 +201,7 @@ impl Runs {
             stored: false,
             held: false,
             changed: true,
+            decided: Vec::new(),
         };
         self.cache.insert(key, live);
         self.changed.push(key);
@@ -311,7 +312,12 @@ impl Runs {
             about: &about,
             now,
         };
+        let followed = self.followers.follows(&Uuid::from_bytes(key));
+        let open = followed.then(|| live.open_approvals());
         let effects = environment.with(|env| decide(&mut live.run, input, env));
+        if let Some(open) = open {
+            live.remember_decisions(open, &effects.events, now);
+        }
         let planned = |event: &Event| matches!(event, Event::PlanReady(_));
         let taken = |arrived: &Arrived| {
             !effects.ignored && (arrived.always || effects.events.iter().any(planned))
@@ -405,7 +411,7 @@ impl Runs {
         if self.followers.follows(&run)
             && let Some(live) = self.cache.get(run.as_bytes())
         {
-            let view = view::view(&live.about, &live.run, live.updated_at);
+            let view = view::view(live);
             self.notices.push((run, Notice::Ended(Arc::new(view))));
         }
     }
