@@ -27,10 +27,11 @@ pub struct Tool {
     pub queued: Option<u64>,
     /// The number of calls that were held back and will be retried later.
     pub held: usize,
-    /// Why the last one was held back.
+    /// The control that holds all calls of the tool on the node that answers: `kill_switch`, `safe_mode`, `workers`, or `tool:NAME` if it is
+    /// disabled. Else why the last call was held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold_reason: Option<String>,
-    /// When it will be retried.
+    /// When that call will be retried; a control has no end.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub held_until: Option<String>,

@@ -11,8 +11,8 @@ use std::{
 /// What a client may reach.
 #[derive(Clone, Debug)]
 pub enum Reach {
-    /// Any server that the configuration names, private ones included. Link-local addresses are refused, because cloud instance
-    /// metadata services listen there.
+    /// Any server that the configuration names, private ones included. Link-local addresses and others of metadata services of clouds
+    /// are refused.
     Configured,
     /// Only the hosts of this list, in lower case: `api.example.com`, or `*.example.com` for all its subdomains. A host may have a
     /// private address only if the list names the host itself, not through a pattern.
@@ -75,18 +75,33 @@ fn matches(listed: &str, host: &str) -> bool {
     }
 }
 
-/// Addresses that no configuration can allow: link-local (instance metadata), multicast, unspecified, broadcast.
+/// Metadata services of clouds that do not have a link-local address: Alibaba Cloud, Azure, Oracle Cloud.
+const METADATA_V4: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+/// The same over IPv6: EC2, Google Cloud.
+const METADATA_V6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+];
+
+/// Addresses that no configuration can allow: link-local (instance metadata), other metadata services, multicast, unspecified, broadcast.
 fn is_always_refused(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            v4.is_link_local() || v4.is_multicast() || v4.octets()[0] == 0 || v4.is_broadcast()
+            v4.is_link_local()
+                || v4.is_multicast()
+                || v4.octets()[0] == 0
+                || v4.is_broadcast()
+                || METADATA_V4.contains(&v4)
         }
         IpAddr::V6(v6) => {
             v6.is_unicast_link_local()
                 || v6.is_multicast()
                 || v6.is_unspecified()
-                // EC2's instance metadata service over IPv6.
-                || v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
+                || METADATA_V6.contains(&v6)
                 || embedded_v4(v6).is_some_and(|v4| is_always_refused(IpAddr::V4(v4)))
         }
     }
@@ -146,12 +161,22 @@ mod tests {
     #[test]
     fn metadata_services_cannot_be_reached() {
         let listed = Reach::Listed(Arc::from(["h".to_owned()]));
+        // Exactly listed hosts included.
         for reach in [Reach::Configured, listed] {
             for address in [
                 "169.254.169.254",
                 "::ffff:169.254.169.254",
                 "fe80::1",
                 "fd00:ec2::254",
+                "fd20:ce::254",
+                "100.100.100.200",
+                "168.63.129.16",
+                "192.0.0.192",
+                "::ffff:100.100.100.200",
+                "64:ff9b::6464:64c8",
+                "64:ff9b::a83f:8110",
+                "64:ff9b::c000:c0",
+                "2002:c000:c0::1",
                 "64:ff9b::a9fe:a9fe",
                 "2002:a9fe:a9fe::1",
                 "0.0.0.0",
@@ -198,6 +223,8 @@ mod tests {
             "192.168.1.1",
             "::1",
             "fc00::1",
+            "fd20:ce::253",
+            "100.100.100.201",
             "8.8.8.8",
         ] {
             assert!(may(&Reach::Configured, "h", address), "{address}");

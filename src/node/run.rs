@@ -128,7 +128,7 @@ pub async fn run(
     });
     let sagas = if parts.sagas {
         Some(sagas::start(
-            &config, &storage, &followers, &readiness, &mut watch,
+            &config, &storage, &controls, &followers, &readiness, &mut watch,
         )?)
     } else {
         None

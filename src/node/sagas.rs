@@ -11,6 +11,7 @@ use super::{
 use crate::{
     base::clock::SystemClock,
     config::Config,
+    controls::Controls,
     saga::{Followers, NAME, Sagas, Settings},
     stream::{lane, progress::Progress},
     telemetry::{Need, PartStatus, Readiness},
@@ -31,6 +32,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
 pub(super) fn start(
     config: &Config,
     storage: &Storage,
+    controls: &Arc<Controls>,
     followers: &Followers,
     readiness: &Readiness,
     watch: &mut Watch,
@@ -42,6 +44,8 @@ pub(super) fn start(
         settings(config)?,
         followers.clone(),
     );
+    let controls = Arc::clone(controls);
+    let sagas = sagas.with_own_holds(move || controls.own_holds());
     let progress = Arc::<Progress>::default();
     watch.processor(NAME, &progress);
     let setup = lane::Setup {

@@ -5,6 +5,11 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use serde_json::{Value, json};
 
 use super::tool::{Builtin, Kind, Lane, Risk, Tool, Worker};
+use crate::base::id::TEXT_MAX;
+
+/// The format, in schemas of inputs, of the name of a signal: a text that [`text_is_good`](crate::base::id::text_is_good) accepts, as for
+/// signals that are sent. JSON Schema itself counts characters, not bytes.
+pub const SIGNAL_FORMAT: &str = "omnilink-signal";
 
 /// The builtin tools, by name.
 pub static BUILTINS: LazyLock<BTreeMap<&'static str, Tool>> = LazyLock::new(|| {
@@ -58,6 +63,8 @@ const fn description(builtin: Builtin) -> &'static str {
 
 fn input_schema(builtin: Builtin) -> Value {
     let identifier = json!({ "type": "string", "minLength": 1, "maxLength": 512 });
+    let signal =
+        json!({ "type": "string", "minLength": 1, "maxLength": TEXT_MAX, "format": SIGNAL_FORMAT });
     let seconds = json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 34_560_000 });
     match builtin {
         Builtin::Noop => Value::Bool(true),
@@ -80,11 +87,11 @@ fn input_schema(builtin: Builtin) -> Value {
                 { "required": ["for_s"], "additionalProperties": false, "properties": { "for_s": seconds } },
                 {
                     "required": ["signal"], "additionalProperties": false,
-                    "properties": { "signal": identifier, "timeout_s": seconds }
+                    "properties": { "signal": signal, "timeout_s": seconds }
                 },
                 {
                     "required": ["any"], "additionalProperties": false,
-                    "properties": { "any": { "type": "array", "items": identifier, "minItems": 1, "maxItems": 100 }, "timeout_s": seconds }
+                    "properties": { "any": { "type": "array", "items": signal, "minItems": 1, "maxItems": 100 }, "timeout_s": seconds }
                 }
             ]
         }),

@@ -245,6 +245,16 @@ impl Template {
         });
     }
 
+    /// Whether an expression refers to this value, such as `params`, or to a part of it.
+    pub fn refers_to(&self, name: &str) -> bool {
+        let mut refers = false;
+        self.expressions(&Pointer::root(), &mut |_, expression| {
+            let references = expression.references();
+            refers |= references.iter().any(|Reference(path)| path[0] == name);
+        });
+        refers
+    }
+
     /// The ids of the steps whose outputs its expressions refer to, sorted.
     pub fn step_outputs(&self) -> Vec<String> {
         let mut ids = std::collections::BTreeSet::new();

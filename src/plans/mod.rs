@@ -32,7 +32,7 @@ pub mod template;
 mod tool;
 
 pub use self::{
-    builtin::BUILTINS,
+    builtin::{BUILTINS, SIGNAL_FORMAT},
     expression::{EXPRESSION_MAX, Expression, ExpressionError, Template},
     fault::{Fault, Pointer},
     plan::{PLAN_MAX, Plan, STEPS_MAX},

@@ -205,6 +205,20 @@ const FIELDS: [&str; 14] = [
 ];
 
 impl Tool {
+    /// Whether the work happens outside the run: by a worker, or by a builtin tool that accesses other systems.
+    pub fn works_outside(&self) -> bool {
+        match self.worker {
+            Worker::Builtin(builtin) => builtin.is_effect(),
+            _ => true,
+        }
+    }
+
+    /// Whether a call may change something outside: that of every tool that works outside and is not of kind `read`. An event changes
+    /// nothing by itself: what it triggers is held at its own calls.
+    pub fn changes_something(&self) -> bool {
+        self.works_outside() && self.kind != Some(Kind::Read)
+    }
+
     /// Reads a definition. `Err`: all its faults. Does not compile `input_schema`.
     pub fn read(value: &Value) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
@@ -379,6 +393,11 @@ impl Thresholds {
 }
 
 impl Limit {
+    /// Whether the key needs the params of the run, which the record of a call does not have: the run renders it when it schedules the call.
+    pub fn counts_by_params(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.refers_to("params"))
+    }
+
     fn member(object: &Object<'_>, faults: &mut Faults) -> Option<Self> {
         let value = object.get("limit")?;
         let at = object.at.at("limit");

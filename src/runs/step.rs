@@ -48,7 +48,8 @@ pub struct StepCommand {
     pub error: Option<String>,
     /// For tools with `worker: claim`: the time limit of the attempt from its first claim, in milliseconds.
     pub timeout_ms: Option<i64>,
-    /// For tools with `worker: claim`: the key by which the tool's limit counts the call; `None`: all calls count together.
+    /// For tools with `worker: claim`, and if the key needs the params of the run: the key by which the tool's limit counts the call. `None`:
+    /// all calls count together, or the node that makes the call renders the key from its input.
     pub limit_key: Option<String>,
     /// The state of the task; always [`TaskState::Scheduled`] for tools without `worker: claim`.
     pub state: TaskStateName,

@@ -64,7 +64,7 @@ pub fn judge(tool: &Tool, irreversible: bool, input: &Value) -> Risk {
     }
     let mut yellow = 0;
     for (path, thresholds) in &tool.risk.params {
-        match colour(at(input, path), *thresholds) {
+        match colour_at(input, path, *thresholds) {
             Colour::Green => {}
             Colour::Yellow => {
                 yellow += 1;
@@ -79,20 +79,31 @@ pub fn judge(tool: &Tool, irreversible: bool, input: &Value) -> Risk {
     risk
 }
 
-/// The value at a dotted path.
-fn at<'v>(input: &'v Value, path: &str) -> Option<&'v Value> {
-    path.split('.')
-        .try_fold(input, |value, name| value.get(name))
+/// Compares the value at a dotted path with its thresholds. An absent value is green. If the path leads through a value that is not an
+/// object, such as a list, nothing can be compared: that is red.
+fn colour_at(input: &Value, path: &str, thresholds: Thresholds) -> Colour {
+    let mut value = input;
+    for name in path.split('.') {
+        let members = match value {
+            Value::Object(members) => members,
+            Value::Null => return Colour::Green,
+            _ => return Colour::Red,
+        };
+        match members.get(name) {
+            Some(member) => value = member,
+            None => return Colour::Green,
+        }
+    }
+    colour(value, thresholds)
 }
 
-/// Compares a value with its thresholds. Numeric text counts as a number, an absent value is green, and a value that is not a
-/// number is red.
-fn colour(value: Option<&Value>, thresholds: Thresholds) -> Colour {
+/// Compares a value with its thresholds. Numeric text counts as a number, null is green, and another value that is not a number is red.
+fn colour(value: &Value, thresholds: Thresholds) -> Colour {
     let number = match value {
-        None | Some(Value::Null) => return Colour::Green,
-        Some(Value::Number(number)) => number.as_f64(),
-        Some(Value::String(text)) => text.trim().parse().ok(),
-        Some(_) => None,
+        Value::Null => return Colour::Green,
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
     };
     let reaches = |line: Option<f64>, number: f64| line.is_some_and(|line| number >= line);
     match number.filter(|number: &f64| number.is_finite()) {
@@ -122,6 +133,32 @@ mod tests {
     fn lane(definition: &Value, input: &Value) -> (RiskLane, f64) {
         let risk = judge(&tool(definition), false, input);
         (risk.lane, risk.score)
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_red() {
+        let limits = json!({ "kind": "write", "risk": { "lane": "safe", "params": {
+            "order.total": { "yellow": 1000 }
+        } } });
+        for absent in [
+            json!({}),
+            Value::Null,
+            json!({ "order": null }),
+            json!({ "order": {} }),
+            json!({ "order": { "total": null } }),
+        ] {
+            assert_eq!(lane(&limits, &absent).0, RiskLane::Green, "{absent}");
+        }
+        for other in [
+            json!({ "order": [{ "total": 5000 }] }),
+            json!({ "order": "5000" }),
+            json!({ "order": 1 }),
+            json!({ "order": true }),
+            json!({ "order": { "total": [1] } }),
+            json!([{ "order": { "total": 1 } }]),
+        ] {
+            assert_eq!(lane(&limits, &other).0, RiskLane::Red, "{other}");
+        }
     }
 
     #[test]

@@ -79,6 +79,12 @@ pub trait Transform: Send {
         Ok(())
     }
 
+    /// The key of a timer that must fire now although none was set: something outside the keyed state has changed. Called before each
+    /// poll, so it must be cheap.
+    fn wakes(&self) -> Option<&'static [u8]> {
+        None
+    }
+
     /// Called after the commit of a transaction of this transform; its outputs were written by `now`.
     fn committed(&mut self, _now: Millis) {}
 

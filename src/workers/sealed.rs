@@ -48,12 +48,16 @@ impl<'c> Bound<'c> {
         let values = Values::open(secrets, &command.run_id, sealed)
             .map_err(|e| Failed::permanent(UNREADABLE, e.to_string()))?;
         let invalid = |e: BindError| Failed::permanent("invalid_input", e.to_string());
+        let too_large = |e: TooLarge| invalid(e.into());
         let input = input(&values, usage, &command.input)?;
         let execute = command.execute.as_deref();
         let execute = execute.map(|execute| values.bind(execute).map_err(invalid));
+        let limit_key = command.limit_key.as_deref();
+        let limit_key = limit_key.map(|key| values.bind_text(key).map_err(too_large));
         let bound = StepCommand {
             input,
             execute: execute.transpose()?,
+            limit_key: limit_key.transpose()?,
             ..command.clone()
         };
         Ok(Self {
@@ -176,6 +180,17 @@ mod tests {
         let command = command(input, CallKind::Execute);
         let bound = Bound::of(&command, usage, &keys(1))?;
         Ok(serde_json::from_str(&bound.command.input).unwrap())
+    }
+
+    #[test]
+    fn the_key_of_a_limit_has_the_values() {
+        let command = StepCommand {
+            limit_key: Some("to {EMAIL_1}".into()),
+            ..command(&json!({}), CallKind::Execute)
+        };
+        let bound = Bound::of(&command, Use::Document, &keys(1)).unwrap();
+        let key = bound.command.limit_key.as_deref();
+        assert_eq!(key, Some("to ann@example.com"));
     }
 
     #[test]

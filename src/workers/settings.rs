@@ -41,6 +41,8 @@ struct Limits {
     rate: Option<Rate>,
     /// The template of the key.
     key: Option<Template>,
+    /// Whether the run renders the key.
+    counts_by_params: bool,
     /// The subject of calls without a key.
     subject: Arc<Subject>,
 }
@@ -89,12 +91,22 @@ impl Settings {
         definition.schema.check(&input).err().map(|wrong| wrong.at)
     }
 
-    /// The key by which limits count a call. Empty if all calls count together, or the key cannot be rendered.
+    fn counts_by_params(&self) -> bool {
+        self.limits
+            .as_ref()
+            .is_some_and(|limits| limits.counts_by_params)
+    }
+
+    /// The key by which limits count a call: rendered by the run if it needs the params, else here, from the input with the values of its
+    /// placeholders. Empty if all calls count together, or the key cannot be rendered.
     pub(super) fn limit_key(&self, command: &StepCommand) -> String {
         let key = self.limits.as_ref().and_then(|limits| limits.key.as_ref());
         let Some(key) = key else {
             return String::new();
         };
+        if self.counts_by_params() {
+            return command.limit_key.clone().unwrap_or_default();
+        }
         let input: Value = serde_json::from_str(&command.input).unwrap_or_default();
         match key.render(&Context::new().with("input", &input), KEY_MAX) {
             Ok(Value::String(text)) => text,
@@ -151,6 +163,7 @@ impl Limits {
             concurrency: limit.concurrency.map_or(0, small),
             rate: limit.rate,
             key: limit.key.clone(),
+            counts_by_params: limit.counts_by_params(),
             subject: Arc::new(subject),
             tenant,
             policies,

@@ -9,7 +9,10 @@ use semver::Version;
 use serde_json::Value;
 
 use super::{tool::Definition, workflow::Workflow};
-use crate::plans::{Builtin, Call, Fault, Plan, Pointer, Template, Worker};
+use crate::{
+    base::id::{TEXT_MAX, text_is_good},
+    plans::{Builtin, Call, Fault, Plan, Pointer, Template, Worker},
+};
 
 /// Workflows and tools, checked together.
 #[derive(Debug)]
@@ -112,6 +115,12 @@ impl Catalog {
         let Some(definition) = self.tools.get(tool) else {
             return Vec::new();
         };
+        if definition.tool.worker == Worker::Builtin(Builtin::Wait) {
+            let faults = unusable_signals(input, at);
+            if !faults.is_empty() {
+                return faults;
+            }
+        }
         let Template::Fixed(value) = input else {
             let queries = definition.tool.worker == Worker::Builtin(Builtin::SqlQuery);
             return queries
@@ -147,6 +156,39 @@ impl Catalog {
             .filter_map(|name| self.tools.get(name))
             .collect();
         tools.into_iter()
+    }
+}
+
+/// The names in an input of `wait` that no signal can have.
+fn unusable_signals(input: &Template, at: &Pointer) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut check = |name: Option<&Value>, at: Pointer| {
+        if name
+            .and_then(Value::as_str)
+            .is_some_and(|name| !text_is_good(name))
+        {
+            let message =
+                format!("a signal has a name of 1 to {TEXT_MAX} bytes without control characters");
+            faults.push(Fault::new(&at, message));
+        }
+    };
+    check(fixed_member(input, "signal"), at.at("signal"));
+    let any = fixed_member(input, "any").and_then(Value::as_array);
+    for (n, name) in any.into_iter().flatten().enumerate() {
+        check(Some(name), at.at("any").at(n));
+    }
+    faults
+}
+
+/// A member of an object that has no expressions.
+fn fixed_member<'t>(input: &'t Template, name: &str) -> Option<&'t Value> {
+    match input {
+        Template::Fixed(value) => value.get(name),
+        Template::Object(members) => match members.iter().find(|(known, _)| known == name)? {
+            (_, Template::Fixed(value)) => Some(value),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

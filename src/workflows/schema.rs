@@ -5,7 +5,7 @@ use std::fmt;
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::Value;
 
-use crate::guardian::placeholders;
+use crate::{base::id::text_is_good, guardian::placeholders, plans::SIGNAL_FORMAT};
 
 /// A compiled schema.
 pub struct Schema(Validator);
@@ -34,6 +34,7 @@ impl Schema {
         let options = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .should_validate_formats(true)
+            .with_format(SIGNAL_FORMAT, text_is_good)
             // No backtracking: matching takes linear time.
             .with_pattern_options(PatternOptions::regex())
             .offline();

@@ -1,13 +1,13 @@
 //! Which doors each emergency control closes: every feature with every route that takes something in, and the controls that close
 //! routes with the whole table of routes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hyper::Method;
 use omnilink::{
     api::{Gate, ROUTES, Route},
     base::clock::{Clock, SystemClock},
-    controls::EmergencyChange,
+    controls::{EmergencyChange, Held},
     workflows::check_texts,
 };
 use serde_json::{Value, json};
@@ -198,6 +198,63 @@ async fn a_disabled_feature_closes_its_own_doors() {
         }
         disable(&node, feature, None).await;
     }
+}
+
+/// The reasons that `GET /v1/tools` gives for held tools, by name.
+async fn held_tools(node: &Node) -> BTreeMap<String, String> {
+    let answer = node
+        .request(Method::GET, "/v1/tools", &node.admin, &Value::Null)
+        .await
+        .json();
+    let items = answer["items"].as_array().unwrap().iter();
+    let held = items.filter_map(|tool| {
+        assert!(tool["held_until"].is_null(), "{tool}");
+        let (name, reason) = (tool["name"].as_str()?, tool["hold_reason"].as_str()?);
+        Some((name.to_owned(), reason.to_owned()))
+    });
+    held.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_show_the_control_that_holds_them() {
+    let (node, _) = node().await;
+    let outside = ["dig", "http", "pay", "record_create", "sql_query"];
+    let all_by = |tools: &[&str], reason: &str| -> BTreeMap<String, String> {
+        let tools = tools.iter();
+        tools
+            .map(|tool| ((*tool).to_owned(), reason.to_owned()))
+            .collect()
+    };
+    assert_eq!(held_tools(&node).await, BTreeMap::new());
+    disable(&node, "tool:pay", Some("broken")).await;
+    let pay = all_by(&["pay"], "tool:pay");
+    assert_eq!(held_tools(&node).await, pay);
+    disable(&node, "workers", Some("drill")).await;
+    let mut held = all_by(&outside, "workers");
+    held.extend(pay);
+    assert_eq!(held_tools(&node).await, held);
+    for feature in ["tool:pay", "workers"] {
+        disable(&node, feature, None).await;
+    }
+    set(
+        &node,
+        EmergencyChange {
+            safe_mode: Some(true),
+            allowed_operations: Some(vec!["dig".to_owned()]),
+            ..EmergencyChange::default()
+        },
+    )
+    .await;
+    let held = held_tools(&node).await;
+    assert_eq!(held["pay"], "safe_mode");
+    assert!(!held.contains_key("dig") && !held.contains_key("noop"));
+    // What the node holds by itself holds its calls too.
+    node.controls.hold(Held {
+        kill_switch: true,
+        ..Held::default()
+    });
+    let held = held_tools(&node).await;
+    assert!(held.contains_key("noop") && held.values().all(|reason| reason == "kill_switch"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

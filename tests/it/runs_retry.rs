@@ -145,6 +145,17 @@ impl Bed {
             .await
     }
 
+    /// Changes the emergency controls.
+    fn set_controls(&self, args: &[&str]) {
+        let all = [&["controls", "set"], args, &["--reason", "drill"]].concat();
+        let mut command = omnilink(self.folder.path(), &all);
+        command
+            .env("OMNILINK_URL", self.url())
+            .args(["--data-dir", "data"]);
+        let (code, out, error) = output(&mut command);
+        assert_eq!(code, 0, "{args:?}: {out}{error}");
+    }
+
     fn calls(&self, path: &str) -> Vec<Got> {
         let got = self.worker.got().into_iter();
         got.filter(|got| got.path == path).collect()
@@ -392,5 +403,38 @@ async fn what_may_not_be_repeated_is_refused() {
         (409, &json!("not_ended")),
         "{refused}"
     );
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_feature_stops_the_repetition_of_its_runs() {
+    let bed = Bed::start(true).await;
+    let failed = bed.start_run("trip", "1").await;
+    let ways = [
+        ("same", json!({})),
+        ("edited", json!({ "plan": plan("7") })),
+        ("undo", json!({ "compensations": true })),
+    ];
+    let stopped: [(&str, &[&str]); 2] = [
+        ("workflows", &["same", "edited", "undo"]),
+        ("workflow:trip", &["same", "undo"]),
+    ];
+    for (feature, stops) in stopped {
+        bed.set_controls(&["--disable", &format!("{feature}=drill")]);
+        for (way, options) in ways.iter().filter(|(way, _)| stops.contains(way)) {
+            let (status, refused) = bed.retry(id(&failed), way, options).await;
+            assert_eq!(
+                (status, &refused["code"], &refused["feature"]),
+                (503, &json!("feature_disabled"), &json!(feature)),
+                "{way}: {refused}"
+            );
+        }
+        bed.set_controls(&["--enable", feature]);
+    }
+    for other in ["commands", "goals"] {
+        bed.set_controls(&["--disable", &format!("{other}=drill")]);
+    }
+    let (status, run) = bed.retry(id(&failed), "same", &json!({})).await;
+    assert_eq!((status, &run["status"]), (200, &json!("failed")), "{run}");
     bed.stop().await;
 }

@@ -9,7 +9,7 @@ use std::{
     panic::catch_unwind,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use std::{
 use omnilink::{
     base::clock::{Clock, ManualClock, Millis},
     commands::{ALL_TENANTS, Command},
-    controls::EmergencyState,
+    controls::{EmergencyState, Held},
     log::{
         Fetched, Log, LogError, Output, Reader, Unavailable,
         memory::{Fault, MemberId, MemoryLog},
@@ -50,6 +50,8 @@ const TIMER: &str = "timer";
 struct Seat {
     driver: Driver,
     member: Option<MemberId>,
+    /// Whether its node holds the kill switch by itself.
+    holds: Arc<AtomicBool>,
 }
 
 /// A run as its history shows it.
@@ -155,10 +157,17 @@ impl World {
             clock,
         };
         let (settings, followers) = (Settings::default(), Followers::default());
+        let holds = Arc::new(AtomicBool::new(false));
+        let own_holds = Arc::clone(&holds);
         let sagas = Sagas::new(&self.names, PARTITIONS, settings, followers);
+        let sagas = sagas.with_own_holds(move || Held {
+            kill_switch: own_holds.load(Ordering::Relaxed),
+            ..Held::default()
+        });
         Seat {
             driver: Driver::seeded(Arc::new(sagas), setup, self.rng.random()),
             member: None,
+            holds,
         }
     }
 
@@ -390,7 +399,34 @@ impl World {
         }
     }
 
+    /// Steps a lane. While its node holds the kill switch, no call and no request goes.
     fn step(&mut self, at: usize) -> Step {
+        if !self.seats[at].holds.load(Ordering::Relaxed) {
+            return self.step_lane(at);
+        }
+        let before = self.scheduled();
+        let step = self.step_lane(at);
+        assert_eq!(self.scheduled(), before, "seat {at} holds the kill switch");
+        step
+    }
+
+    /// The number of calls and requests so far.
+    fn scheduled(&mut self) -> usize {
+        self.read();
+        let histories = self.histories.values();
+        let records = histories.flat_map(|history| &history.records);
+        let scheduled = records.filter(|(event, _)| {
+            matches!(
+                event,
+                Event::StepScheduled { .. }
+                    | Event::CompensationScheduled { .. }
+                    | Event::PlanRequested
+            )
+        });
+        scheduled.count()
+    }
+
+    fn step_lane(&mut self, at: usize) -> Step {
         let seat = &mut self.seats[at];
         let step = seat.driver.step(Duration::ZERO);
         let members = self.log.members(NAME);
@@ -468,10 +504,12 @@ impl World {
             33..35 => self.switch(!self.killed),
             35..43 => self.clock.advance(self.rng.random_range(0..4_000)),
             43..48 => self.assign(),
-            // A crash.
+            // A crash. The node may be started again with the kill switch in its environment.
             48..51 => {
-                self.trace(|| format!("seat {at} crashes"));
+                let holds = self.rng.random_ratio(1, 4);
+                self.trace(|| format!("seat {at} crashes; then holds the kill switch: {holds}"));
                 self.seats[at] = self.seat();
+                self.seats[at].holds.store(holds, Ordering::Relaxed);
             }
             51..53 => {
                 self.trace(|| format!("{partition:?} is revoked"));
@@ -529,6 +567,9 @@ impl World {
     /// Answers everything that is awaited, until all runs have ended.
     fn finish(&mut self) {
         self.switch(false);
+        for seat in &self.seats {
+            seat.holds.store(false, Ordering::Relaxed);
+        }
         for _ in 0..200 {
             let wakes = self.settle();
             self.read();

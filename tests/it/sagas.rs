@@ -27,7 +27,9 @@ on_both_logs!(
     timers_fire_after_a_restart,
     results_in_the_log_take_precedence_over_deadlines,
     held_calls_are_sent_when_the_controls_allow_it,
+    calls_have_the_key_that_needs_the_params,
     followers_get_answers_and_ends,
+    the_end_of_a_run_tells_what_was_decided,
     emitted_events_are_on_ingress,
     notices_are_events_or_audit_entries,
     an_invalid_command_becomes_a_dead_letter,
@@ -310,6 +312,28 @@ fn held_calls_are_sent_when_the_controls_allow_it(test_log: TestLog) {
     }
 }
 
+fn calls_have_the_key_that_needs_the_params(test_log: TestLog) {
+    let sagas = Processor::start(&test_log);
+    let tools = [("asks", "{{ params.account }}"), ("given", "{{ input.n }}")];
+    let tools = tools.map(|(name, key)| {
+        json!({
+            "name": name, "description": "a tool", "worker": { "http": { "url": "http://127.0.0.1:1/" } },
+            "kind": "read", "risk": { "lane": "safe" }, "limit": { "concurrency": 1, "key": key }
+        })
+    });
+    let plan = json!({ "steps": [
+        { "id": "a", "tool": "asks", "input": { "n": 1 } },
+        { "id": "b", "tool": "given", "input": { "n": 1 } },
+    ] });
+    let (_, first) = start("1", &plan, &tools, &json!({ "account": "acme" }));
+    sagas.send(&first);
+    let mut calls = sagas.calls(2);
+    calls.sort_by(|one, two| one.step_id.cmp(&two.step_id));
+    // The node that makes the call renders the other one.
+    let keys: Vec<_> = calls.iter().map(|call| call.limit_key.as_deref()).collect();
+    assert_eq!(keys, [Some("acme"), None]);
+}
+
 fn followers_get_answers_and_ends(test_log: TestLog) {
     let sagas = Processor::start(&test_log);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -365,6 +389,43 @@ fn followers_get_answers_and_ends(test_log: TestLog) {
         ),
         "{answer:?}"
     );
+}
+
+fn the_end_of_a_run_tells_what_was_decided(test_log: TestLog) {
+    let sagas = Processor::start(&test_log);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let plan =
+        json!({ "steps": [{ "id": "s", "tool": "approve", "input": { "message": "Well?" } }] });
+    let (run, start) = start("1", &plan, &[], &json!({}));
+    let mut follower = sagas.followers.follow(run.parse().unwrap());
+    sagas.send(&start);
+    let asked = sagas.history_until(&run, "approval_requested");
+    let number = asked.last().unwrap().seq;
+    let mut decide = command(
+        &run,
+        "decision",
+        &json!({ "approval": number, "decision": "approved", "reason": "fine" }),
+    );
+    decide.principal = "boss".into();
+    sagas.send(&decide);
+    let view = loop {
+        let next = async { tokio::time::timeout(Duration::from_secs(20), follower.next()).await };
+        if let Notice::Ended(view) = runtime.block_on(next).unwrap().unwrap() {
+            break view;
+        }
+    };
+    let [approval] = &view.approvals[..] else {
+        panic!("{view:?}");
+    };
+    assert_eq!(approval.id, format!("{run}.{number}"));
+    assert_eq!(
+        (&*approval.kind, &*approval.status),
+        ("step", "approved"),
+        "{approval:?}"
+    );
+    assert_eq!(approval.decided_by.as_deref(), Some("boss"));
+    assert_eq!(approval.reason.as_deref(), Some("fine"));
+    assert!(approval.decided_at.is_some());
 }
 
 fn emitted_events_are_on_ingress(test_log: TestLog) {

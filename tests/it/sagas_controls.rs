@@ -7,7 +7,7 @@ use omnilink::{
     audit::Entry,
     base::clock::{Clock, SystemClock},
     commands::{ALL_TENANTS, Command},
-    controls::{EmergencyState, Since},
+    controls::{EmergencyState, Held, Since},
     log::header,
     runs::RunRecord,
     saga::Settings,
@@ -23,6 +23,7 @@ on_both_logs!(
     safe_mode_lets_the_builtin_tools_go_on,
     nobody_has_to_decide_while_the_kill_switch_is_on,
     unclaimed_work_waits_for_the_controls,
+    what_a_node_holds_by_itself_holds_its_runs,
     the_controls_concern_producers_on_kafka,
     what_runs_refuse_is_in_the_audit_log,
     what_leaves_no_record_of_its_run_is_answered_in_the_audit_log,
@@ -169,6 +170,62 @@ fn unclaimed_work_waits_for_the_controls(test_log: TestLog) {
     // The worker was faster than the control.
     let call = sagas.calls(1).remove(0);
     sagas.send(&result(&call, Ok(json!(1))));
+    sagas.history_until(&run, "run_succeeded");
+}
+
+fn what_a_node_holds_by_itself_holds_its_runs(test_log: TestLog) {
+    let settings = Settings {
+        approval_expiry: Duration::from_secs(3),
+        ..Settings::default()
+    };
+    let mut sagas = Processor::start_with(&test_log, settings);
+    let hold = |sagas: &Processor, held: Held| *sagas.own_holds.lock().unwrap() = held;
+    let safe_mode = Held {
+        safe_mode: true,
+        ..Held::default()
+    };
+    hold(&sagas, safe_mode);
+    let plan = json!({ "steps": [{ "id": "a", "tool": "work" }] });
+    let (run, first) = start("1", &plan, &[claimed("work")], &json!({}));
+    sagas.send(&first);
+    let held = sagas.history_until(&run, "step_held");
+    let last = body(held.last().unwrap());
+    assert_eq!(last["reason"], "safe_mode");
+    assert!(last["until"].is_null(), "{last}");
+    // The next node does not hold it, and releases the run although no record arrives.
+    sagas.stop();
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(sagas.histories(held.len())[&run].len(), held.len());
+    hold(&sagas, Held::default());
+    sagas.go_on(&test_log);
+    let history = sagas.history_until(&run, "step_scheduled");
+    assert_eq!(
+        types(&history)[held.len()..],
+        ["step_released", "step_scheduled"]
+    );
+
+    let plan =
+        json!({ "steps": [{ "id": "s", "tool": "approve", "input": { "message": "Well?" } }] });
+    let (run, second) = start("2", &plan, &[], &json!({}));
+    sagas.send(&second);
+    sagas.history_until(&run, "approval_requested");
+    let kill_switch = Held {
+        kill_switch: true,
+        ..Held::default()
+    };
+    hold(&sagas, kill_switch);
+    let held = sagas.history_until(&run, "run_held");
+    assert_eq!(body(held.last().unwrap())["reason"], "kill_switch");
+    hold(&sagas, Held::default());
+    sagas.history_until(&run, "run_released");
+    // As much time is left as when the node began to hold it.
+    let mut decide = command(
+        &run,
+        "decision",
+        &json!({ "approval": 3, "decision": "approved" }),
+    );
+    decide.principal = "boss".into();
+    sagas.send(&decide);
     sagas.history_until(&run, "run_succeeded");
 }
 

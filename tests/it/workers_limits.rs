@@ -290,6 +290,30 @@ async fn a_retry_after_closes_the_tool_and_a_rate_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_needs_the_params_is_the_one_of_the_run() {
+    let node = Node::start().await;
+    let worker = Worker::start(|_| Box::pin(async { answer(200, &[], "{}") })).await;
+    let url = worker.url("/");
+    let limit = "limit: { rate: { limit: 1, window_s: 60 }, key: \"{{ params.account }}\" }";
+    put_tools(&node, &[tool("keyed", &url, limit)]);
+    let _running = start(&node, &[]);
+    let keys = ["a", "a", "b"].into_iter().enumerate();
+    let steps = keys.map(|(n, key)| StepCommand {
+        limit_key: Some(key.to_owned()),
+        ..step(&format!("s{n}"), "keyed", &http(&url), &json!({}))
+    });
+    send(&node, &steps.collect::<Vec<_>>()).await;
+    let told = told(&node, 3).await;
+    let held: Vec<_> = told
+        .iter()
+        .filter(|told| matches!(told, Told::Held(_)))
+        .map(Told::step)
+        .collect();
+    // One of the two with the same key.
+    assert!(held == ["s0"] || held == ["s1"], "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn controls_are_looked_at_before_each_call() {
     let node = Node::start().await;
     let worker = Worker::start(|_| Box::pin(async { answer(200, &[], "{}") })).await;

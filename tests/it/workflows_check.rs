@@ -379,3 +379,28 @@ plan:
         "{found:#?}"
     );
 }
+
+#[test]
+fn a_wait_names_signals_that_can_be_sent() {
+    let (good, long) = ("é".repeat(128), "é".repeat(129));
+    let workflow = format!(
+        r#"name: q
+version: "1.0.0"
+plan:
+  steps:
+    - {{ id: a, tool: wait, input: {{ signal: "{good}" }} }}
+    - {{ id: b, tool: wait, input: {{ signal: "{long}" }} }}
+    - {{ id: c, tool: wait, input: {{ any: [go, "{long}"], timeout_s: "{{{{ params.x }}}}" }} }}
+    - {{ id: d, tool: wait, input: {{ signal: "a\tb" }} }}
+"#
+    );
+    let found = problems(&[], &[&workflow]);
+    let message = "a signal has a name of 1 to 256 bytes without control characters";
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for (found, step) in found.iter().zip(["b", "c", "d"]) {
+        assert!(
+            found.ends_with(&format!("error: step `{step}`: {message}")),
+            "{found}"
+        );
+    }
+}

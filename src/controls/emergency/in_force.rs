@@ -100,6 +100,15 @@ impl Emergency {
         self.state.disabled.get(feature).map(String::as_str)
     }
 
+    /// The controls that the node holds by itself, whatever the state on the topic; an [unverified](Self::unverified) record has the
+    /// effect of the kill switch.
+    pub fn own_holds(&self) -> Held {
+        Held {
+            kill_switch: self.held.kill_switch || self.unverified,
+            ..self.held
+        }
+    }
+
     /// All controls in force.
     pub fn in_force(&self) -> Vec<InForce> {
         let mut all = Vec::new();

@@ -130,6 +130,12 @@ impl Controls {
         self.emergency.update(|emergency| emergency.held = held);
     }
 
+    /// The controls that this node holds by itself. A record that cannot be verified has the effect of the kill switch. Cheap: called
+    /// for every record of `commands`.
+    pub fn own_holds(&self) -> Held {
+        self.emergency.current.read().own_holds()
+    }
+
     /// Whether the kill switch is on. Cheap: called for every request.
     pub fn kill_switch(&self) -> bool {
         self.emergency.has(FLAG_KILL_SWITCH)

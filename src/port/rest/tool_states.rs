@@ -11,6 +11,7 @@ use crate::{
         time::rfc3339,
         tools::{Tool, ToolLimit, ToolRate},
     },
+    controls::Emergency,
     plans::{self, Kind, Lane, Worker},
     port::problem::Refused,
     store::task_counts::{self, Claims},
@@ -26,9 +27,11 @@ pub(crate) async fn list(caller: Permitted) -> Result<Json<List<Tool>>, Refused>
     let shared = &caller.shared;
     let catalog = shared.workflows.get();
     let claims = claims(&caller, &catalog).await;
+    let emergency = shared.controls.emergency();
     let tools = catalog.tools().map(|definition| {
         let tool = &definition.tool;
         let mut shown = shown(tool, shared.tool_states.activity(&tool.name));
+        show_control(&mut shown, tool, &emergency);
         if tool.worker == Worker::Claim {
             let claims = claims.get(&*tool.name);
             shown.running = claims.map(|claims| claims.claimed);
@@ -61,6 +64,15 @@ async fn claims<'c>(caller: &Permitted, catalog: &'c Catalog) -> HashMap<&'c str
             HashMap::new()
         }
         Err(_) => HashMap::new(),
+    }
+}
+
+/// Shows the control that holds all calls of a tool, if there is one, with its reason as in the answers of claims. It has no end.
+fn show_control(shown: &mut Tool, tool: &plans::Tool, emergency: &Emergency) {
+    let (outside, changes) = (tool.works_outside(), tool.changes_something());
+    if let Some(reason) = emergency.holds(&tool.name, outside, changes) {
+        shown.hold_reason = Some(reason.into_owned());
+        shown.held_until = None;
     }
 }
 

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::runs::{
-    CallKind, Event, GuardianReport, Json, PlanReady, Reused, Started, StepError, Undo,
-    idempotency_key, placeholders,
+use crate::{
+    commands::start::{PlanSource, Request},
+    runs::{
+        CallKind, Event, GuardianReport, Json, PlanReady, Reused, Started, StepError, Undo,
+        idempotency_key, placeholders,
+    },
+    workflows::Catalog,
 };
 
 /// A run that has ended.
@@ -183,6 +187,31 @@ impl EarlierRun {
     /// The id of the run.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
+    }
+
+    /// The kinds of requests that may have started it; a disabled feature of any stops that it is repeated. The history does not tell a
+    /// command from a request for its workflow with the same type.
+    pub(super) fn requests(&self, catalog: &Catalog) -> &'static [Request] {
+        if self.started.goal.is_some() {
+            return &[Request::Goal];
+        }
+        let Some(workflow) = &self.started.workflow else {
+            let plan = self.plan.as_ref();
+            let task = plan.is_some_and(|plan| plan.source == PlanSource::Workflow.name());
+            return if task {
+                &[Request::Task]
+            } else {
+                &[Request::Workflow]
+            };
+        };
+        let kind = self.started.kind.as_deref();
+        let known = catalog.workflow(&workflow.name, Some(&workflow.version));
+        let command = known.and_then(|known| known.command.as_deref());
+        if command.is_some() && command == kind {
+            &[Request::Command, Request::Workflow]
+        } else {
+            &[Request::Workflow]
+        }
     }
 
     /// The params that its plan was carried out with.

@@ -234,6 +234,7 @@ impl RetryRequest<'_> {
     }
 
     fn prepare(&self, judge: &Judge<'_>) -> Result<PreparedRun, Refusal> {
+        self.check_disabled(judge)?;
         if self.retry.compensations {
             return self.compensations(judge);
         }
@@ -259,6 +260,18 @@ impl RetryRequest<'_> {
             reused,
             undo: Vec::new(),
         })
+    }
+
+    /// Checks disabled features as for a request of the kind that started the earlier run. An edited plan is not its workflow.
+    fn check_disabled(&self, judge: &Judge<'_>) -> Result<(), Refusal> {
+        for request in self.earlier.requests(&judge.catalog) {
+            judge.check_disabled(request.feature())?;
+        }
+        let workflow = self.workflow(&judge.catalog);
+        match workflow.filter(|_| self.retry.plan.is_none()) {
+            Some(workflow) => judge.check_disabled(&format!("workflow:{}", workflow.name)),
+            None => Ok(()),
+        }
     }
 
     /// The edited plan with placeholders instead of values of the goal's personal data, if it has any.
@@ -287,9 +300,6 @@ impl RetryRequest<'_> {
             named.map(|(name, _)| name),
             named.map(|(_, version)| version),
         )?;
-        if let Some((name, _)) = named {
-            judge.check_disabled(&format!("workflow:{name}"))?;
-        }
         let earlier = self.plan()?;
         let given = earlier.plan.value();
         let read = catalog.plan(&given).map_err(|faults| {

@@ -6,11 +6,11 @@ use super::{
     Settings,
     emitted::{self, Emitter},
     holds,
+    in_force::InForce,
     run_cache::About,
 };
 use crate::{
     base::clock::Millis,
-    controls::Emergency,
     plans::Tool,
     runs::{CallKind, idempotency_key},
     saga::Env,
@@ -19,8 +19,7 @@ use crate::{
 /// The values from which the environment of a decision is built.
 pub(super) struct Environment<'a> {
     pub(super) settings: &'a Settings,
-    /// `None` until they are read.
-    pub(super) controls: Option<&'a Emergency>,
+    pub(super) controls: &'a InForce,
     pub(super) about: &'a About,
     /// The time of the transaction.
     pub(super) now: Millis,
@@ -35,9 +34,10 @@ impl Environment<'_> {
             about,
             now,
         } = *self;
-        let holding = controls.filter(|controls| !holds::hold_nothing(controls));
-        let hold = |tool: &Tool| holds::hold(holding?, tool);
-        let in_force = |control: &str| holds::since(holding?, control, now);
+        let emergency = &controls.emergency;
+        let holding = (!holds::hold_nothing(emergency)).then_some(controls);
+        let hold = |tool: &Tool| holds::hold(&holding?.emergency, tool);
+        let in_force = |control: &str| holding?.since(control, now);
         let check_event = |step: &str, input: &serde_json::Value| {
             let key = idempotency_key(&about.run_id, step, CallKind::Execute);
             emitted::record(&Emitter::of(about), &key, input, now).map(|_| ())
@@ -48,7 +48,7 @@ impl Environment<'_> {
             approval_expiry_ms: settings.approval_expiry.as_millis() as u64,
             approve_above: settings.approve_above,
             check_event: &check_event,
-            hold_start: holds::start(controls, about),
+            hold_start: holds::start(emergency, about),
             in_force: &in_force,
             seed: xxh3_64(about.run_id.as_bytes()),
         })

@@ -1,16 +1,11 @@
 //! Which calls the emergency controls hold (docs/controls.md).
 
 use super::run_cache::About;
-use crate::{
-    base::clock::Millis,
-    controls::{Emergency, EmergencyState, KILL_SWITCH},
-    plans::{Kind, Tool, Worker},
-    saga::Hold,
-};
+use crate::{controls::Emergency, plans::Tool, saga::Hold};
 
 /// Why a call of a tool may not be sent now; `None`: it may.
 pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
-    let reason = controls.holds(&tool.name, works_outside(tool), changes_something(tool))?;
+    let reason = controls.holds(&tool.name, tool.works_outside(), tool.changes_something())?;
     Some(Hold {
         reason: reason.into_owned(),
         until: None,
@@ -19,8 +14,8 @@ pub(super) fn hold(controls: &Emergency, tool: &Tool) -> Option<Hold> {
 
 /// Whether a run that an event, a time or a Kafka producer has started must stay queued. Such starts are never refused because of
 /// controls; requests for runs are refused at the port instead.
-pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
-    let (Some(controls), Some(feature)) = (controls, about.feature) else {
+pub(super) fn start(controls: &Emergency, about: &About) -> bool {
+    let Some(feature) = about.feature else {
         return false;
     };
     let disabled = |feature: &str| controls.disabled(feature).is_some();
@@ -29,39 +24,6 @@ pub(super) fn start(controls: Option<&Emergency>, about: &About) -> bool {
         || controls.operator_takeover()
         || disabled(feature)
         || workflow.is_some_and(|workflow| disabled(&format!("workflow:{}", workflow.name)))
-}
-
-/// Whether the work happens outside the run: by a worker, or by a builtin tool that accesses other systems.
-fn works_outside(tool: &Tool) -> bool {
-    match tool.worker {
-        Worker::Builtin(builtin) => builtin.is_effect(),
-        _ => true,
-    }
-}
-
-/// Since when a control is in force, by its name; `None`: it is not in force.
-pub(super) fn since(controls: &Emergency, control: &str, now: Millis) -> Option<Millis> {
-    if control == KILL_SWITCH && !controls.kill_switch() {
-        return None;
-    }
-    match controls.state.since.get(control) {
-        Some(since) => Some(Millis(since.at).min(now)),
-        None => (control == KILL_SWITCH).then_some(now),
-    }
-}
-
-/// Whether a call may change something outside: that of every tool that is executed by a worker and not of kind `read`. An event changes
-/// nothing by itself: what it triggers is held at its own calls.
-fn changes_something(tool: &Tool) -> bool {
-    works_outside(tool) && tool.kind != Some(Kind::Read)
-}
-
-/// The controls with the state of a record.
-pub(super) fn controls(state: EmergencyState) -> Emergency {
-    Emergency {
-        state,
-        ..Emergency::default()
-    }
 }
 
 /// Whether these controls hold no calls at all, which saves checking each tool.

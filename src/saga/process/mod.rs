@@ -22,6 +22,7 @@
 //! | `tasks` | records about the state of claimable tasks |
 //! | `emitted` | the events of `emit` |
 //! | `environment` | the environment of the core: time, settings, controls |
+//! | `in_force` | the emergency controls in force: those of the topic, and those that the node holds |
 //! | `holds` | which calls the emergency controls hold |
 //! | `view` | a run as readers see it |
 
@@ -33,6 +34,7 @@ mod emitted;
 mod environment;
 mod goals;
 mod holds;
+mod in_force;
 mod inbox;
 mod notices;
 mod outputs;
@@ -49,13 +51,14 @@ use std::{sync::Arc, time::Duration};
 
 use super::followers::Followers;
 use crate::{
-    controls::SecretKeys,
+    controls::{Held, SecretKeys},
     log::topics::Names,
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Processor, Transform},
 };
 use compile::Plans;
 use counts::Meters;
+use in_force::InForce;
 use transform::Runs;
 
 /// The processor's name.
@@ -92,6 +95,9 @@ impl Default for Settings {
     }
 }
 
+/// What the node of a lane holds by itself.
+type OwnHolds = Arc<dyn Fn() -> Held + Send + Sync>;
+
 /// The processor.
 pub struct Sagas {
     names: Names,
@@ -100,6 +106,7 @@ pub struct Sagas {
     followers: Followers,
     plans: Arc<Plans>,
     meters: Arc<Meters>,
+    own_holds: OwnHolds,
 }
 
 impl Sagas {
@@ -112,7 +119,16 @@ impl Sagas {
             followers,
             plans: Arc::default(),
             meters: Arc::new(Meters::new()),
+            own_holds: Arc::new(Held::default),
         }
+    }
+
+    /// Runs are also held by the controls that this node holds by itself ([`crate::controls::Controls::own_holds`]). `held` is called for
+    /// each record, so it must be cheap.
+    #[must_use]
+    pub fn with_own_holds(mut self, held: impl Fn() -> Held + Send + Sync + 'static) -> Self {
+        self.own_holds = Arc::new(held);
+        self
     }
 }
 
@@ -146,6 +162,7 @@ impl Processor for Sagas {
             ),
             (Arc::clone(&self.plans), Arc::clone(&self.meters)),
             ended,
+            (InForce::load(state, space)?, Arc::clone(&self.own_holds)),
         );
         Ok(Box::new(runs))
     }

@@ -189,9 +189,7 @@ impl Call<'_> {
                 .and_then(|undone| undone.error)
                 .map(|e| e.to_string()),
             timeout_ms: claims.then(|| timeout_ms.try_into().unwrap_or(i64::MAX)),
-            limit_key: claims
-                .then(|| tasks::limit_key(tool, &run.started().params, self.input))
-                .flatten(),
+            limit_key: tasks::limit_key(tool, &run.started().params, self.input),
             state: TaskStateName::default(),
             traceparent: about.trace.traceparent.clone(),
             tracestate: about.trace.tracestate.clone(),

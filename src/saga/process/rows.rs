@@ -1,5 +1,7 @@
 //! The tables of the processor's keyed state.
 
+use std::collections::BTreeMap;
+
 use apache_avro::Error;
 
 use crate::{
@@ -24,6 +26,8 @@ pub(super) const TEXTS: Table<(RunKey, u32, u8), TextRow> = Table::new("texts", 
 pub(super) const HELD: Table<RunKey, Mark> = Table::new("held", b'h');
 /// The emergency controls, as this partition has last read them. The key is always 0.
 pub(super) const CONTROLS: Table<u8, ControlsRow> = Table::new("controls", b'c');
+/// The controls that the node of the lane holds by itself, as the runs were told last. The key is always 0.
+pub(super) const OWN_HOLDS: Table<u8, OwnHoldsRow> = Table::new("own_holds", b'o');
 
 /// A start record, as it was in `commands`.
 pub(super) struct StartRow(pub(super) Command);
@@ -78,6 +82,22 @@ impl Versioned for Mark {
 pub(super) struct ControlsRow(pub(super) EmergencyState);
 
 impl Versioned for ControlsRow {
+    const VERSION: u8 = 1;
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        Ok(serde_json::to_writer(out, &self.0)?)
+    }
+
+    fn decode(_version: u8, bytes: &[u8]) -> Result<Self, CodecError> {
+        Ok(Self(serde_json::from_slice(bytes)?))
+    }
+}
+
+/// Since when the node of the lane holds each control by itself, in milliseconds since the Unix epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct OwnHoldsRow(pub(super) BTreeMap<String, i64>);
+
+impl Versioned for OwnHoldsRow {
     const VERSION: u8 = 1;
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError> {

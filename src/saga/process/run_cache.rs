@@ -12,7 +12,7 @@ use crate::{
         Command,
         start::{FoundPlan, Trace},
     },
-    runs::{Json, RunStatus, WorkflowVersion},
+    runs::{ApprovalRequest, Decided, Event, Json, RunStatus, WorkflowVersion},
     saga::{Run, TextKey},
 };
 
@@ -75,6 +75,48 @@ pub(super) struct CachedRun {
     pub(super) held: bool,
     /// Whether the open transaction has changed it.
     pub(super) changed: bool,
+    /// What was decided while somebody followed the run. Only in memory: the state of a run forgets what was asked.
+    pub(super) decided: Vec<DecidedApproval>,
+}
+
+/// A decided approval.
+pub(super) struct DecidedApproval {
+    pub(super) request: ApprovalRequest,
+    pub(super) decided: Decided,
+    pub(super) at: Millis,
+}
+
+impl CachedRun {
+    pub(super) fn open_approvals(&self) -> BTreeMap<u64, ApprovalRequest> {
+        let open = self.run.open_approvals();
+        open.map(|(seq, request)| (seq, request.clone())).collect()
+    }
+
+    /// Remembers the decisions in the last events of the run. `open`: the approvals that were open before.
+    pub(super) fn remember_decisions(
+        &mut self,
+        mut open: BTreeMap<u64, ApprovalRequest>,
+        events: &[Event],
+        at: Millis,
+    ) {
+        let first = (self.run.seq() + 1).saturating_sub(events.len() as u64);
+        for (seq, event) in (first..).zip(events) {
+            match event {
+                Event::ApprovalRequested(request) | Event::IncidentOpened(request) => {
+                    open.insert(seq, ApprovalRequest::clone(request));
+                }
+                Event::ApprovalDecided(decided) | Event::IncidentDecided(decided) => {
+                    let request = open.remove(&decided.approval);
+                    self.decided.extend(request.map(|request| DecidedApproval {
+                        request,
+                        decided: Decided::clone(decided),
+                        at,
+                    }));
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Recently active runs. Other runs are read from their rows.

@@ -31,7 +31,10 @@ pub(super) fn add(
 ) -> Result<(), StepError> {
     let is_open = |text: &str| placeholders(text).next().is_some();
     let unchecked = is_open(&command.input);
-    if !unchecked && !command.execute.as_deref().is_some_and(is_open) {
+    let other_is_open = |text: Option<&str>| text.is_some_and(is_open);
+    // The queue counts work that is claimed by the key as it is.
+    let key_is_open = tool.worker != Worker::Claim && other_is_open(command.limit_key.as_deref());
+    if !unchecked && !key_is_open && !other_is_open(command.execute.as_deref()) {
         return Ok(());
     }
     if tool.worker != Worker::Kafka {

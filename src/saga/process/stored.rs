@@ -55,6 +55,7 @@ impl Runs {
             unstored: None,
             stored: true,
             changed: false,
+            decided: Vec::new(),
         };
         self.cache.insert(key, live);
         Ok(true)

@@ -180,9 +180,14 @@ pub(super) fn encode_failed(error: impl std::fmt::Display) -> Rejected {
     )
 }
 
-/// The key by which a tool's limit counts a call; `None`: all calls count together, also those whose key cannot be rendered.
+/// The key by which a tool's limit counts a call; `None`: all calls count together, also those whose key cannot be rendered, or OmniLink
+/// makes the call and renders the key from its input, in which it then has the values of placeholders.
 pub(super) fn limit_key(tool: &Tool, params: &Json, input: &Json) -> Option<String> {
-    let key = tool.limit.as_ref()?.key.as_ref()?;
+    let limit = tool.limit.as_ref()?;
+    let key = limit.key.as_ref()?;
+    if tool.worker != Worker::Claim && !limit.counts_by_params() {
+        return None;
+    }
     let (params, input) = (params.value(), input.value());
     let context = Context::new().with("params", &params).with("input", &input);
     match key.render(&context, LIMIT_KEY_MAX) {

@@ -6,15 +6,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    Settings, audited, begin,
+    OwnHolds, Settings, audited, begin,
     compile::Plans,
     counts::{Counts, Meters},
     environment::Environment,
     goals::{self, Arrived},
-    holds,
+    in_force::InForce,
     inbox::{self, By, Message, RunInput},
     outputs,
-    rows::{CONTROLS, ControlsRow, HELD, RunKey},
+    rows::{CONTROLS, ControlsRow, HELD, OWN_HOLDS, RunKey},
     run_cache::{About, CachedRun, RunCache},
     sealed,
     stub::{is_of, stub},
@@ -27,7 +27,7 @@ use crate::{
         id::{Identity, Tenant},
     },
     commands::{Command, start},
-    controls::{Emergency, EmergencyState},
+    controls::EmergencyState,
     log::{Fetched, Record, partition_for, topics::Names},
     runs::{Event, RunStatus},
     saga::{
@@ -42,6 +42,8 @@ use crate::{
 
 /// The key of the timer that wakes held runs, possibly followed by the run to continue after. The keys of runs' own timers have 16 bytes.
 const WAKE: &[u8] = b"wake";
+/// The key of the timer that only compares what the node holds with what the runs were told.
+const OWN_HOLDS_CHANGED: &[u8] = b"own_holds";
 /// How many held runs are woken at once.
 const WAKE_BATCH: usize = 500;
 /// The status of a start in the audit log.
@@ -59,8 +61,9 @@ pub(super) struct Runs {
     /// The identities of ended runs.
     pub(super) ended: Window,
     pub(super) cache: RunCache,
-    /// `None` until the row was read.
-    controls: Option<Emergency>,
+    controls: InForce,
+    /// What the node holds by itself now.
+    own_holds: OwnHolds,
     /// The runs that the open transaction has changed.
     pub(super) changed: Vec<RunKey>,
     notices: Vec<(Uuid, Notice)>,
@@ -89,6 +92,7 @@ impl Runs {
         (followers, carried): (Followers, Carried),
         (plans, meters): (Arc<Plans>, Arc<Meters>),
         ended: Window,
+        (controls, own_holds): (InForce, OwnHolds),
     ) -> Self {
         Self {
             names,
@@ -99,7 +103,8 @@ impl Runs {
             plans,
             ended,
             cache: RunCache::default(),
-            controls: None,
+            controls,
+            own_holds,
             changed: Vec::new(),
             notices: Vec::new(),
             counts: Counts::default(),
@@ -123,11 +128,14 @@ impl Runs {
         Ok(true)
     }
 
-    fn load_controls(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        if self.controls.is_none() {
-            let row = cx.get(&CONTROLS, &0)?;
-            let state = row.map_or_else(EmergencyState::default, |row| row.0);
-            self.controls = Some(holds::controls(state));
+    /// Takes in the controls that the node holds by itself, if they are not those that the runs were told last: the node is another one,
+    /// or has changed.
+    fn compare_own_holds(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let held = (self.own_holds)();
+        if let Some(own) = self.controls.own_changed(held, cx.now()) {
+            cx.try_put(&OWN_HOLDS, &0, &own)?;
+            self.controls.set_own(own);
+            cx.set_timer(WAKE, cx.now());
         }
         Ok(())
     }
@@ -174,7 +182,7 @@ impl Runs {
         let about = begun.about;
         let environment = Environment {
             settings: &self.settings,
-            controls: self.controls.as_ref(),
+            controls: &self.controls,
             about: &about,
             now,
         };
@@ -200,6 +208,7 @@ impl Runs {
             stored: false,
             held: false,
             changed: true,
+            decided: Vec::new(),
         };
         self.cache.insert(key, live);
         self.changed.push(key);
@@ -238,8 +247,7 @@ impl Runs {
         let refused_at_once = if message.tenant.as_ref().is_some_and(of_other) {
             Some(Answer::UnknownRun)
         } else {
-            let controls = self.controls.as_ref();
-            controls.and_then(|controls| audited::forbidden(controls, &message))
+            audited::forbidden(&self.controls.emergency, &message)
         };
         if let Some(answer) = refused_at_once {
             self.audit_answer((&message, source), Some(owner), &answer, cx)?;
@@ -311,11 +319,16 @@ impl Runs {
         let mut about = Arc::clone(&live.about);
         let environment = Environment {
             settings: &self.settings,
-            controls: self.controls.as_ref(),
+            controls: &self.controls,
             about: &about,
             now,
         };
+        let followed = self.followers.follows(&Uuid::from_bytes(key));
+        let open = followed.then(|| live.open_approvals());
         let effects = environment.with(|env| decide(&mut live.run, input, env));
+        if let Some(open) = open {
+            live.remember_decisions(open, &effects.events, now);
+        }
         let planned = |event: &Event| matches!(event, Event::PlanReady(_));
         let taken = |arrived: &Arrived| {
             !effects.ignored && (arrived.always || effects.events.iter().any(planned))
@@ -416,7 +429,7 @@ impl Runs {
         if self.followers.follows(&run)
             && let Some(live) = self.cache.get(run.as_bytes())
         {
-            let view = view::view(&live.about, &live.run, live.updated_at);
+            let view = view::view(live);
             self.notices.push((run, Notice::Ended(Arc::new(view))));
         }
     }
@@ -426,14 +439,13 @@ impl Runs {
         state: EmergencyState,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let known = self.controls.as_ref().map_or(0, |c| c.state.version);
         // Every node appends each change, so most are known already.
-        if state.version <= known {
+        if state.version <= self.controls.emergency.state.version {
             return Ok(());
         }
         let row = ControlsRow(state);
         cx.try_put(&CONTROLS, &0, &row)?;
-        self.controls = Some(holds::controls(row.0));
+        self.controls.set_state(row);
         cx.set_timer(WAKE, cx.now());
         Ok(())
     }
@@ -473,7 +485,7 @@ impl Runs {
 
 impl Transform for Runs {
     fn process(&mut self, input: &Fetched, cx: &mut Context<'_>) -> Result<(), Failure> {
-        self.load_controls(cx)?;
+        self.compare_own_holds(cx)?;
         let value = input.record.value.as_deref().unwrap_or_default();
         let source = |kind| Source {
             kind,
@@ -500,7 +512,10 @@ impl Transform for Runs {
     }
 
     fn fire(&mut self, timer: Timer<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
-        self.load_controls(cx)?;
+        self.compare_own_holds(cx)?;
+        if timer.key == OWN_HOLDS_CHANGED {
+            return Ok(());
+        }
         let Ok(key) = RunKey::try_from(timer.key) else {
             return self.wake_held(timer.key, cx);
         };
@@ -523,6 +538,11 @@ impl Transform for Runs {
         self.cache.rotate();
         self.meters.add(&std::mem::take(&mut self.counts));
         Ok(())
+    }
+
+    fn wakes(&self) -> Option<&'static [u8]> {
+        let told = self.controls.emergency.held;
+        ((self.own_holds)() != told).then_some(OWN_HOLDS_CHANGED)
     }
 
     fn committed(&mut self, _now: Millis) {

@@ -1,18 +1,20 @@
 //! The view of a run that the port returns.
 
-use super::run_cache::About;
+use serde_json::Value;
+
+use super::run_cache::{About, CachedRun, DecidedApproval};
 use crate::{
     api::runs::{
         ApprovalView, CompensationResultView, CompensationView, PlanView, RunErrorView, RunView,
         StepErrorView, StepView, WorkflowView,
     },
-    base::clock::Millis,
-    runs::{ApprovalRequest, RiskLane, RunError, StepError},
+    runs::{ApprovalRequest, Decision, RiskLane, RunError, StepError},
     saga::Run,
 };
 
-/// The view of a run whose last record was written at `updated_at`. It contains only open approvals.
-pub(super) fn view(about: &About, run: &Run, updated_at: Millis) -> RunView {
+/// The view of a run. Of its approvals it contains those that are open, and those that were decided while somebody followed the run.
+pub(super) fn view(live: &CachedRun) -> RunView {
+    let (about, run, updated_at) = (&*live.about, &live.run, live.updated_at);
     let started = run.started();
     let (output, error) = run.end().map_or((None, None), |(output, error)| {
         (output.cloned(), error.map(run_error))
@@ -33,10 +35,7 @@ pub(super) fn view(about: &About, run: &Run, updated_at: Millis) -> RunView {
             steps: ready.steps.clone(),
         }),
         steps: steps(run),
-        approvals: run
-            .open_approvals()
-            .map(|(seq, request)| approval(about, seq, request))
-            .collect(),
+        approvals: approvals(about, run, &live.decided),
         output,
         error,
         retry_of: started.retry_of.clone(),
@@ -92,6 +91,36 @@ fn run_error(error: &RunError) -> RunErrorView {
                 error: result.error.as_ref().map(step_error),
             })
             .collect(),
+    }
+}
+
+/// In the order in which they were requested.
+fn approvals(about: &About, run: &Run, decided: &[DecidedApproval]) -> Vec<ApprovalView> {
+    let open = run.open_approvals();
+    let open = open.map(|(seq, request)| (seq, approval(about, seq, request)));
+    let decided = decided.iter();
+    let decided = decided.map(|past| (past.decided.approval, decided_approval(about, past)));
+    let mut all: Vec<_> = open.chain(decided).collect();
+    all.sort_by_key(|(seq, _)| *seq);
+    all.into_iter().map(|(_, approval)| approval).collect()
+}
+
+fn decided_approval(about: &About, past: &DecidedApproval) -> ApprovalView {
+    let decided = &past.decided;
+    ApprovalView {
+        status: status(decided.decision),
+        decided_by: Some(decided.by.clone()),
+        decided_at: Some(past.at),
+        reason: decided.reason.clone(),
+        ..approval(about, decided.approval, &past.request)
+    }
+}
+
+/// The status of an approval with this decision.
+fn status(decision: Decision) -> String {
+    match serde_json::to_value(decision) {
+        Ok(Value::String(name)) => name,
+        _ => String::new(),
     }
 }
 

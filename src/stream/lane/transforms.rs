@@ -87,6 +87,7 @@ impl Handler for Transforms {
             self.read_on(lane)?;
         }
         self.resume(lane)?;
+        self.wake();
         Ok(Next::Poll(self.wakes_in().unwrap_or(Duration::MAX)))
     }
 
@@ -248,6 +249,16 @@ impl Transforms {
             }
         }
         Ok(())
+    }
+
+    /// Lets a timer fire in each partition whose transform asks for it.
+    fn wake(&mut self) {
+        let now = self.setup.clock.now();
+        for task in self.tasks.values_mut() {
+            if let Some(key) = task.transform.wakes() {
+                task.timers.fire_now(key, now);
+            }
+        }
     }
 
     /// Processes records and due timers in one transaction, or in several if outputs are large or a transaction failed before.

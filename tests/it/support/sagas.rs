@@ -1,6 +1,10 @@
 //! Runs of the saga processor: starts and results by hand, histories read back.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use omnilink::{
     base::clock::SystemClock,
@@ -9,6 +13,7 @@ use omnilink::{
         result::{RESULT, ResultError, StepOutcome, StepResult},
         start::{self, Constraints, PlanSource, Planned, Request, Start},
     },
+    controls::Held,
     log::{Append, Log, Output, Record, topics::Names},
     plans::jcs,
     runs::{CallKind, Json, RunRecord, StepCommand, TaskState},
@@ -34,6 +39,8 @@ pub struct Processor {
     pub names: Names,
     pub followers: Followers,
     pub progress: Arc<Progress>,
+    /// The controls that the node holds by itself.
+    pub own_holds: Arc<Mutex<Held>>,
     settings: Settings,
     running: Option<Running>,
 }
@@ -54,6 +61,7 @@ impl Processor {
             names,
             followers: Followers::default(),
             progress: Arc::default(),
+            own_holds: Arc::default(),
             settings: Settings {
                 events: true,
                 ..settings
@@ -75,6 +83,8 @@ impl Processor {
             self.settings.clone(),
             self.followers.clone(),
         );
+        let own_holds = Arc::clone(&self.own_holds);
+        let sagas = sagas.with_own_holds(move || *own_holds.lock().unwrap());
         self.running = Some(test_log.start_lane(&self.log, sagas, &self.progress));
     }
 
