@@ -110,11 +110,11 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 continue;
             };
             if message.key() == Some(POSITION)
-                && let Some((topic, kept)) = from_record(message.payload().unwrap_or_default())
+                && let Some((topic, position)) = from_record(message.payload().unwrap_or_default())
                 && let Some(input) = inputs.get(topic)
                 && let Some(found) = committed.find_partition(input, message.partition())
                 && let Offset::Offset(committed) = found.offset()
-                && committed as u64 >= kept.next
+                && committed as u64 >= position.next
             {
                 return Ok(Some(one));
             }

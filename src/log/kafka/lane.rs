@@ -29,7 +29,7 @@ use crate::{
     },
     log::{
         Fetched, Lane, LogError, OffsetRange, Polled, Reader, TopicId, Transaction, Unavailable,
-        identity::{Kept, Place, later, resolve},
+        identity::{Place, StoredPosition, later, resolve},
     },
     state::StateStore,
 };
@@ -62,7 +62,7 @@ pub(super) struct KafkaLane {
     /// The longest pause between transactions.
     longest_pause: Duration,
     /// The committed positions of partitions whose state is restored, and that are opened next.
-    prepared: HashMap<(usize, u32), Option<Kept>>,
+    prepared: HashMap<(usize, u32), Option<StoredPosition>>,
 }
 
 impl KafkaLane {
@@ -129,7 +129,7 @@ impl KafkaLane {
     fn prepare_all(
         &mut self,
         partitions: &[(usize, u32)],
-    ) -> Result<HashMap<(usize, u32), Option<Kept>>, LogError> {
+    ) -> Result<HashMap<(usize, u32), Option<StoredPosition>>, LogError> {
         if partitions.is_empty() {
             return Ok(HashMap::new());
         }
@@ -223,7 +223,7 @@ impl Lane for KafkaLane {
             && one.id.is_none()
             && two.id.is_some()
         {
-            // A position without an id counts before the state's, unless it is only older: asked again, it has an id.
+            // A position without an id takes precedence over that of the state, unless it has been committed anew with an id.
             position = committed(&*self.group.consumer, &name, partition)?;
         }
         let place = Place {
@@ -232,16 +232,16 @@ impl Lane for KafkaLane {
             partition,
         };
         let range = offset_range(&*self.group.consumer, &name, partition)?;
-        let kept = later(position, reflects, id);
-        let resolved = resolve(place, kept, id, range)?;
+        let stored = later(position, reflects, id);
+        let resolved = resolve(place, stored, id, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }
         let next = resolved.next;
-        // A reset is said once, and a position of a version that kept no ids is one in this topic from now on.
-        if kept.is_some_and(|kept| kept.id != id || kept.next != next) {
+        // A reset is reported once, and a position of a version without topic ids gets the id.
+        if stored.is_some_and(|stored| stored.id != id || stored.next != next) {
             self.positions
-                .keep_reflects((topic, partition), Kept { next, id })?;
+                .set_reflects((topic, partition), StoredPosition { next, id })?;
         }
         self.group.assign_at(topic, partition, next);
         Ok(next)
@@ -272,7 +272,7 @@ impl Lane for KafkaLane {
             .map(|(topic, partition, next)| {
                 let row = self.positions.reflects_row(*topic, *partition);
                 let id = self.group.watched.id(*topic);
-                (row, Kept { next: *next, id }.to_bytes())
+                (row, StoredPosition { next: *next, id }.to_bytes())
             })
             .collect();
         let (at, id) = (SystemClock.now(), self.changelog_id);

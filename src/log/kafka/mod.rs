@@ -46,7 +46,7 @@ use topics::Topics;
 use super::{
     Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OffsetRange,
     OpenTransaction, Output, PositionFault, Reader, Source, TopicId, TopicSpec, Work,
-    identity::{self, Kept, Place},
+    identity::{self, Place, StoredPosition},
 };
 use crate::{
     base::clock::Millis,
@@ -226,8 +226,12 @@ impl KafkaLog {
         Ok(self.describe(topic)?.and_then(|described| described.id))
     }
 
-    /// What a processor has committed in each partition that there is.
-    fn kept(&self, processor: &str, topic: &str) -> Result<Vec<Option<Kept>>, LogError> {
+    /// The committed positions of a processor, by partition.
+    fn committed_positions(
+        &self,
+        processor: &str,
+        topic: &str,
+    ) -> Result<Vec<Option<StoredPosition>>, LogError> {
         let partitions = provision::partitions(&self.asker, topic)?
             .ok_or_else(|| LogError::UnknownTopic(topic.into()))?;
         let mut list = TopicPartitionList::new();
@@ -239,7 +243,7 @@ impl KafkaLog {
         let elements = found.elements();
         let of = |partition| {
             let mut elements = elements.iter();
-            kept(elements.find(|e| e.partition() == partition as i32)?)
+            committed_position(elements.find(|e| e.partition() == partition as i32)?)
         };
         Ok((0..partitions).map(of).collect())
     }
@@ -370,14 +374,15 @@ impl Log for KafkaLog {
         topic: &str,
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
-        let kept = committed(&self.group_asker(processor)?, topic, partition)?;
-        Ok(in_this_topic(kept, self.id(topic)?))
+        let position = committed(&self.group_asker(processor)?, topic, partition)?;
+        Ok(in_this_topic(position, self.id(topic)?))
     }
 
     fn positions(&self, processor: &str, topic: &str) -> Result<Vec<Option<u64>>, LogError> {
-        let (kept, id) = (self.kept(processor, topic)?, self.id(topic)?);
-        let next = |kept| in_this_topic(kept, id);
-        Ok(kept.into_iter().map(next).collect())
+        let positions = self.committed_positions(processor, topic)?;
+        let id = self.id(topic)?;
+        let next = |position| in_this_topic(position, id);
+        Ok(positions.into_iter().map(next).collect())
     }
 
     fn position_faults(
@@ -385,16 +390,17 @@ impl Log for KafkaLog {
         processor: &str,
         topic: &str,
     ) -> Result<Vec<PositionFault>, LogError> {
-        let (kept, id) = (self.kept(processor, topic)?, self.id(topic)?);
+        let positions = self.committed_positions(processor, topic)?;
+        let id = self.id(topic)?;
         let mut faults = Vec::new();
-        for (partition, kept) in (0..).zip(kept).filter(|(_, kept)| kept.is_some()) {
+        for (partition, position) in (0..).zip(positions).filter(|(_, p)| p.is_some()) {
             let place = Place {
                 processor,
                 topic,
                 partition,
             };
             let range = self.offset_range(topic, partition)?;
-            faults.extend(identity::fault(place, kept, id, range));
+            faults.extend(identity::fault(place, position, id, range));
         }
         Ok(faults)
     }
@@ -497,19 +503,19 @@ fn committed<C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
     partition: u32,
-) -> Result<Option<Kept>, LogError> {
+) -> Result<Option<StoredPosition>, LogError> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition as i32);
     let found = consumer
         .committed_offsets(list, COMMITTED)
         .doing_of("asking for the committed offset", topic)?;
-    Ok(found.elements().first().and_then(kept))
+    Ok(found.elements().first().and_then(committed_position))
 }
 
 /// A committed position, with the id of the topic that it was committed for.
-fn kept(element: &TopicPartitionListElem<'_>) -> Option<Kept> {
+fn committed_position(element: &TopicPartitionListElem<'_>) -> Option<StoredPosition> {
     match element.offset() {
-        Offset::Offset(next) => Some(Kept {
+        Offset::Offset(next) => Some(StoredPosition {
             next: next as u64,
             id: identity::from_metadata(element.metadata()).0,
         }),
@@ -517,9 +523,9 @@ fn kept(element: &TopicPartitionListElem<'_>) -> Option<Kept> {
     }
 }
 
-/// The offset, unless it is of a topic of the same name before.
-fn in_this_topic(kept: Option<Kept>, id: Option<TopicId>) -> Option<u64> {
-    let kept = kept?;
-    let another = kept.id.zip(id).is_some_and(|(was, is)| was != is);
-    (!another).then_some(kept.next)
+/// The offset, unless it belongs to an earlier topic of the same name.
+fn in_this_topic(position: Option<StoredPosition>, id: Option<TopicId>) -> Option<u64> {
+    let position = position?;
+    let another = position.id.zip(id).is_some_and(|(was, is)| was != is);
+    (!another).then_some(position.next)
 }

@@ -30,7 +30,7 @@ use rdkafka::{
 use super::{
     CLIENT, COMMITTED, END, KafkaOptions, REQUEST,
     classify::Doing,
-    kept,
+    committed_position,
     position::{Followed, POSITION, Positions, from_record},
     reader::KafkaReader,
     while_leaders_move,
@@ -43,7 +43,7 @@ use crate::{
     chaos::{Bug, planted},
     log::{
         Described, LogError, OpenTransaction, Reader, Unavailable,
-        identity::{Kept, Place, announce_changelog, committer},
+        identity::{Place, StoredPosition, announce_changelog, committer},
     },
     state::{Changes, Space, StateStore},
 };
@@ -94,7 +94,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         &self,
         partitions: &[(&str, u32)],
         inputs: &[String],
-    ) -> Result<BTreeMap<(String, u32), Kept>, LogError> {
+    ) -> Result<BTreeMap<(String, u32), StoredPosition>, LogError> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition as i32);
@@ -124,9 +124,9 @@ impl<X: ConsumerContext> Restore<'_, X> {
         for element in found.elements() {
             let topic = element.topic();
             element.error().doing_of(COMMITTED_OFFSETS, topic)?;
-            if let Some(kept) = kept(&element) {
+            if let Some(position) = committed_position(&element) {
                 let at = (element.topic().to_owned(), element.partition() as u32);
-                positions.insert(at, kept);
+                positions.insert(at, position);
             }
         }
         Ok(positions)
@@ -367,9 +367,9 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 };
                 if key == POSITION {
                     let value = change.record.value.unwrap_or_default();
-                    if let Some((topic, kept)) = from_record(&value) {
+                    if let Some((topic, position)) = from_record(&value) {
                         let row = self.positions.reflects_row(topic, partition);
-                        reflects.insert(row, kept.to_bytes());
+                        reflects.insert(row, position.to_bytes());
                     }
                 } else {
                     changes.upkeep(&self.space(partition), key, change.record.value);

@@ -29,7 +29,7 @@ use sequencer::Sequencer;
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
     Source, ThreadError, TopicSpec, Work,
-    identity::{Kept, Place, resolve},
+    identity::{Place, StoredPosition, resolve},
 };
 use crate::{
     base::clock::{Clock, Millis},
@@ -123,8 +123,8 @@ impl LocalLog {
     pub fn open(dir: &Path, options: LocalOptions) -> Result<Self, LogError> {
         let store = DiskStore::open(dir)?;
         // Batches are compressed already. Even small ones are worth it: compaction moves their keys alone.
-        let kept = state::keyspace(SEPARATED_BYTES);
-        let batches = store.keyspace("log", kept, BATCHES_MEMTABLE_BYTES)?;
+        let keyspace = state::keyspace(SEPARATED_BYTES);
+        let batches = store.keyspace("log", keyspace, BATCHES_MEMTABLE_BYTES)?;
         let catalogue = Catalogue::load(&store)?;
         let sequencer = Sequencer::recover(&batches, &catalogue)?;
         let shared = Arc::new(Shared {
@@ -320,7 +320,7 @@ impl Shared {
             partition,
         };
         // Positions and records are one store: an id tells nothing more.
-        let resolved = resolve(place, Some(Kept { next, id: None }), None, range)?;
+        let resolved = resolve(place, Some(StoredPosition { next, id: None }), None, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }

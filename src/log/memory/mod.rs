@@ -174,8 +174,8 @@ impl Log for MemoryLog {
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
         let content = self.shared.content.lock();
-        let kept = content.position(processor, topic, partition);
-        Ok(kept.map(|kept| kept.next))
+        let position = content.position(processor, topic, partition);
+        Ok(position.map(|position| position.next))
     }
 
     fn cleanup(&self, topic: &str) -> Result<Option<Cleanup>, LogError> {

@@ -49,7 +49,7 @@ use crate::{
     chaos::{Bug, pause, planted},
     log::{
         Fenced, Headers, LogError, Output, Transaction, Unavailable,
-        identity::{Kept, committed_by, to_metadata},
+        identity::{StoredPosition, committed_by, to_metadata},
         row_size,
     },
 };
@@ -297,7 +297,10 @@ impl Direct {
             .filter(|(_, partition, _)| stateful.contains(partition))
             .map(|(topic, partition, next)| {
                 let id = group.watched.id(*topic);
-                (*partition, to_record(*topic, Kept { next: *next, id }))
+                (
+                    *partition,
+                    to_record(*topic, StoredPosition { next: *next, id }),
+                )
             })
             .collect();
         for (partition, value) in &positions {

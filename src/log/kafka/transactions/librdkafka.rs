@@ -37,7 +37,7 @@ use crate::{
     chaos::{Bug, pause, planted},
     log::{
         BATCH_HEADER, Fenced, Headers, LogError, Transaction,
-        identity::{Kept, committed_by, to_metadata},
+        identity::{StoredPosition, committed_by, to_metadata},
         record_size, row_size,
     },
 };
@@ -405,7 +405,7 @@ impl Librdkafka {
                 element.set_metadata(to_metadata(id, &committed_by(&self.id)));
             }
             if stateful.contains(partition) {
-                let value = to_record(*topic, Kept { next: *next, id });
+                let value = to_record(*topic, StoredPosition { next: *next, id });
                 self.send(
                     usize::MAX,
                     &self.changelog,
