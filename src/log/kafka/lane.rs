@@ -46,7 +46,7 @@ const CONFIRM: Duration = Duration::from_secs(10);
 pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
-    /// Dropped before the member of the group, which holds the seat: the transactional id is free when both are gone.
+    /// Dropped before `group`, which holds the static member: the transactional id is free once both are gone.
     transactions: Transactions,
     group: GroupConsumer,
     /// Asked for high watermarks.
@@ -75,9 +75,9 @@ impl KafkaLane {
         limits: Limits,
     ) -> Result<Self, LogError> {
         let changelog: Arc<str> = changelog.into();
-        let seat = group.seat();
-        let processor = Arc::clone(seat.processor());
-        let transactional_id = seat.id(options);
+        let member = group.static_member();
+        let processor = Arc::clone(member.processor());
+        let transactional_id = member.transactional_id(options);
         let transactions =
             Transactions::new(options, &processor, &changelog, &transactional_id, limits)?;
         Ok(Self {
@@ -206,7 +206,7 @@ impl Lane for KafkaLane {
     fn prepare(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.prepared.clear();
         let prepared = self.prepare_all(partitions);
-        self.group.keep_seat_on(&prepared);
+        self.group.keep_membership_after(&prepared);
         self.prepared = prepared?;
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Lane for KafkaLane {
         let confirmed = self.confirm();
         let committed =
             confirmed.and_then(|()| self.transactions.commit(&self.group, &transaction));
-        self.group.keep_seat_on(&committed);
+        self.group.keep_membership_after(&committed);
         committed?;
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions

@@ -15,7 +15,7 @@ mod provision;
 mod reader;
 mod restore;
 mod retention;
-mod seat;
+mod static_member;
 mod topics;
 mod transactions;
 mod wire;
@@ -39,7 +39,7 @@ use rdkafka::{
     error::{KafkaError as ClientError, RDKafkaErrorCode},
     topic_partition_list::TopicPartitionListElem,
 };
-use seat::Seats;
+use static_member::StaticMembers;
 use tokio::sync::oneshot;
 use topics::Topics;
 
@@ -164,7 +164,7 @@ pub struct KafkaLog {
     /// Asked for high watermarks.
     uncommitted: Arc<BaseConsumer>,
     topics: Arc<Topics>,
-    seats: Seats,
+    static_members: StaticMembers,
     limits: Limits,
 }
 
@@ -193,7 +193,7 @@ impl KafkaLog {
             asker,
             uncommitted,
             topics,
-            seats: Seats::default(),
+            static_members: StaticMembers::default(),
         })
     }
 
@@ -211,8 +211,8 @@ impl KafkaLog {
         let watched = self
             .topics
             .watch(topics.iter().map(String::as_str).chain(also))?;
-        let seated = self.seats.take(processor);
-        GroupConsumer::new(&self.options, &self.asker, seated, topics, watched)
+        let member = self.static_members.reserve(processor);
+        GroupConsumer::new(&self.options, &self.asker, member, topics, watched)
     }
 
     /// A consumer that asks for what a processor's group has committed, and never joins it.
