@@ -1,7 +1,7 @@
 //! A lane on Kafka: group member, transactional producer, keyed state with its changelog.
 //!
 //! [`Transactions`] alone owns the transaction. The changelog topic `state.{processor}` has the input's partitions; each
-//! transaction adds its changes of state there, and a record with the key [`super::position::POSITION`] that says which input they reflect. This node's
+//! transaction appends its state changes there, and a record with the key [`super::position::POSITION`] that says which input they reflect. This node's
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
@@ -34,13 +34,13 @@ use crate::{
     state::StateStore,
 };
 
-/// How long [`Lane::is_empty`] may read, and how long each of its polls waits.
+/// Time limits of [`Lane::is_empty`], and of each of its polls.
 const IS_EMPTY: Duration = Duration::from_secs(2);
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// The longest pause of a lane that hurries. A transaction takes 4 ms on one broker: with pauses of up to 20 ms a run of several steps is
-/// mostly pauses, and with shorter ones than this transactions of few records cost more than they bring.
+/// The longest pause of a lane after [`Lane::hurry`]. A transaction takes 4 ms on one broker: with pauses of up to 20 ms a run of several
+/// steps spends most of its time in pauses, and with pauses shorter than this, transactions of few records cost more than they gain.
 const HURRY: Duration = Duration::from_millis(4);
-/// How long a commit waits for brokers that do not answer, before it is made again.
+/// How long a commit waits for brokers that do not answer before it is repeated.
 const CONFIRM: Duration = Duration::from_secs(10);
 
 pub(super) struct KafkaLane {
@@ -49,19 +49,19 @@ pub(super) struct KafkaLane {
     /// Dropped before `group`, which holds the static member: the transactional id is free once both are gone.
     transactions: Transactions,
     group: GroupConsumer,
-    /// Asked for high watermarks.
+    /// For requests of high watermarks.
     uncommitted: Arc<BaseConsumer>,
     processor: Arc<str>,
     transactional_id: String,
     changelog: Arc<str>,
     positions: Positions,
-    /// Which changelog is followed.
+    /// The topic id of the changelog that the state follows.
     changelog_id: Option<TopicId>,
-    /// Records of the last poll.
+    /// The number of records of the last poll.
     polled: usize,
     /// The longest pause between transactions.
     longest_pause: Duration,
-    /// The committed positions of partitions whose state is restored, and that are opened next.
+    /// The committed positions of partitions whose state has been restored, and that are opened next.
     prepared: HashMap<(usize, u32), Option<StoredPosition>>,
 }
 
@@ -97,7 +97,7 @@ impl KafkaLane {
         })
     }
 
-    /// Checks before a commit that the input topics still have the ids that positions were taken in.
+    /// Checks before a commit that the input topics still have the ids to which the positions belong.
     fn confirm(&mut self) -> Result<(), LogError> {
         let deadline = Instant::now() + CONFIRM;
         while !self.group.watched.confirm()? {
@@ -109,9 +109,9 @@ impl KafkaLane {
         Ok(())
     }
 
-    /// Refuses an input that has more partitions than the state: a record's state may lie in another partition than the record.
+    /// Refuses an input with more partitions than the changelog: the state of a key may be in another partition than its records.
     fn refuse_growth(&self, topic: &str, input: u32, changelog: u32) -> Result<(), LogError> {
-        // Of OmniLink's own topics the configured partitions are used, whatever was added.
+        // Of OmniLink's own topics only the configured partitions are used, even if more were added.
         let counts = self.group.watched.topics().counts();
         let used = counts.get(topic).copied().unwrap_or(input);
         if used <= changelog {
@@ -148,7 +148,7 @@ impl KafkaLane {
             uncommitted: &self.uncommitted,
             transactional_id: &self.transactional_id,
         };
-        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
+        // First the position, then the state: if more is committed in between, the state is newer, and its input is skipped.
         let mut committed = restore.committed(&named, &self.group.topics)?;
         let described = self.group.watched.describe()?;
         let (changelog, inputs) = described.split_last().unwrap_or((&None, &[]));

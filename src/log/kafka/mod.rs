@@ -1,4 +1,4 @@
-//! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
+//! The log on Kafka, through librdkafka, whose properties can be set with `kafka.properties`.
 
 mod classify;
 mod ends;
@@ -53,19 +53,19 @@ use crate::{
     state::{Changes, StateStore},
 };
 
-/// A single request to the broker.
+/// Time limit of a single request to a broker.
 const REQUEST: Duration = Duration::from_secs(5);
-/// A question for committed offsets: it waits for open transactions of the group to end.
+/// Time limit of a request for committed offsets, which waits for open transactions of the group to end.
 const COMMITTED: Duration = Duration::from_secs(15);
 
 /// Bytes of one fetch. librdkafka refuses less than `message.max.bytes`.
 const FETCH_BYTES: usize = 8 << 20;
-/// The largest record of our producers, where nothing larger is given.
+/// The largest record of our producers, unless a larger `message.max.bytes` is configured.
 const MESSAGE_BYTES: usize = 64 << 20;
-/// The largest `message.max.bytes` of librdkafka.
+/// The largest `message.max.bytes` that librdkafka accepts.
 const MOST_MESSAGE_BYTES: usize = 1_000_000_000;
 
-// What calls of librdkafka are for, as errors say it.
+// The purposes of librdkafka calls, for error messages.
 const CLIENT: &str = "making a client";
 const ASSIGN: &str = "assigning partitions";
 const AT: &str = "asking which offset is of a time";
@@ -78,11 +78,12 @@ pub struct KafkaOptions {
     pub brokers: String,
     /// librdkafka properties, as they are.
     pub properties: BTreeMap<String, String>,
-    /// In front of consumer groups and transactional ids: `topics.prefix`.
+    /// The prefix of consumer groups and transactional ids: `topics.prefix`.
     pub prefix: String,
-    /// This node: stable over restarts, so that a restart aborts at once what the killed process left open.
+    /// The name of this node. It must survive restarts, so that a restart aborts at once the transactions that a killed process
+    /// left open.
     pub node: String,
-    /// Replicas of topics that are made; `None`: the broker's default.
+    /// The replication factor of topics that are created; `None`: the broker's default.
     pub replication_factor: Option<i32>,
 }
 
@@ -95,14 +96,14 @@ impl KafkaOptions {
             .set("retry.backoff.ms", "1")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.nagle.disable", "true")
-            // A broker that has just started may say that it knows no topics: that is not believed for 15 minutes.
+            // A broker that has just started may report that it has no topics, which the default would cache for 15 minutes.
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("metadata.max.age.ms", "30000")
             .set_log_level(RDKafkaLogLevel::Warning);
         self.tuned(config)
     }
 
-    /// The given properties over our own. What exactly-once hangs on is set after them.
+    /// Applies the configured properties. Those that exactly-once depends on are set afterwards.
     fn tuned(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -110,12 +111,12 @@ impl KafkaOptions {
         config
     }
 
-    /// What is given as `message.max.bytes`: the largest record of producers to `ingress`.
+    /// The configured `message.max.bytes`: the largest record of producers to `ingress`.
     fn given_message_bytes(&self) -> Option<usize> {
         self.properties.get("message.max.bytes")?.parse().ok()
     }
 
-    /// The largest record that our producers hand over. The topics take less.
+    /// The `message.max.bytes` of our producers. The limits of the topics are lower.
     fn message_bytes(&self) -> usize {
         let given = self.given_message_bytes().unwrap_or_default();
         let wide = given.saturating_mul(limits::WIDER).max(MESSAGE_BYTES);
@@ -131,8 +132,8 @@ impl KafkaOptions {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "2")
             .set("fetch.error.backoff.ms", "50")
-            // So many are taken before more is asked for: else a busy consumer asks for every few records. An idle one
-            // must not come near it: a partition that is left out of a fetch waits for that to end.
+            // Partitions with fewer queued records are fetched. A lower value makes a busy consumer fetch every few records;
+            // a higher one lets a partition drop out of a fetch, and then wait until that fetch ends.
             .set("queued.min.messages", "200")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.max.bytes", fetch.to_string())
@@ -145,7 +146,8 @@ impl KafkaOptions {
         config
     }
 
-    /// The same with records of transactions that are open or were aborted; ends are high watermarks then.
+    /// As [`Self::consumer_config`], with `read_uncommitted`: records of open and aborted transactions are read, and end offsets are
+    /// high watermarks.
     fn uncommitted_config(&self) -> ClientConfig {
         let mut config = self.consumer_config();
         config.set("isolation.level", "read_uncommitted");
@@ -156,12 +158,12 @@ impl KafkaOptions {
 /// The log on Kafka.
 pub struct KafkaLog {
     options: KafkaOptions,
-    /// `None`: for whoever reads and appends, and runs no lane.
+    /// `None`: connected without keyed state, so it has no lanes.
     state: Option<StateStore>,
     appender: Appender,
-    /// Asked for metadata and offsets.
+    /// For requests of metadata and offsets.
     asker: Arc<BaseConsumer>,
-    /// Asked for high watermarks.
+    /// For requests of high watermarks.
     uncommitted: Arc<BaseConsumer>,
     topics: Arc<Topics>,
     static_members: StaticMembers,
@@ -169,7 +171,7 @@ pub struct KafkaLog {
 }
 
 impl KafkaLog {
-    /// Connects. `state` keeps this node's copy of keyed state. Does not wait for the brokers to answer.
+    /// Connects, without waiting for the brokers to answer. `state` holds this node's copy of keyed state.
     pub fn connect(options: KafkaOptions, state: StateStore) -> Result<Self, LogError> {
         Self::connect_with(options, Some(state))
     }
@@ -201,7 +203,7 @@ impl KafkaLog {
         format!("{}{processor}", self.options.prefix)
     }
 
-    /// `also`: another topic that the member depends on.
+    /// Joins a group. `also`: another topic that the member depends on.
     fn member(
         &self,
         processor: &str,
@@ -215,7 +217,7 @@ impl KafkaLog {
         GroupConsumer::new(&self.options, &self.asker, member, topics, watched)
     }
 
-    /// A consumer that asks for what a processor's group has committed, and never joins it.
+    /// A consumer for requests about the committed offsets of a processor's group, which it never joins.
     fn group_asker(&self, processor: &str) -> Result<BaseConsumer, LogError> {
         let mut config = self.options.consumer_config();
         config.set("group.id", self.group(processor));
@@ -454,7 +456,7 @@ fn offset_range<C: Consumer<X>, X: ConsumerContext>(
     })
 }
 
-/// Asks again while a partition's leader is being chosen, as after its topic was made and while brokers come and go.
+/// Repeats a request while a partition's leader is being elected, as after its topic was created or while brokers restart.
 fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
@@ -468,7 +470,7 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
             answer => return answer,
         };
         match error.rdkafka_error_code() {
-            // A new leader does not tell its end before its followers have confirmed what it has (KIP-207).
+            // A new leader does not report its end offset before its high watermark is known (KIP-207).
             Some(
                 RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
@@ -476,12 +478,12 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
                 | RDKafkaErrorCode::FencedLeaderEpoch
                 | RDKafkaErrorCode::UnknownLeaderEpoch,
             ) => {}
-            // So librdkafka remembers it, perhaps from a broker that had just started.
+            // From librdkafka's cache, perhaps filled by a broker that had just started.
             Some(
                 RDKafkaErrorCode::UnknownPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownTopicOrPartition,
-            ) if is_there(consumer, topic) => {}
+            ) if topic_exists(consumer, topic) => {}
             _ => return Err(error),
         }
         std::thread::sleep(pause.mul_f64(rand::random_range(0.5..=1.0)));
@@ -489,8 +491,8 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
     }
 }
 
-/// Whether the brokers know a topic. The answer is what librdkafka remembers from then on.
-fn is_there<C: Consumer<X>, X: ConsumerContext>(consumer: &C, topic: &str) -> bool {
+/// Whether the brokers know a topic. The answer updates librdkafka's cache.
+fn topic_exists<C: Consumer<X>, X: ConsumerContext>(consumer: &C, topic: &str) -> bool {
     let found = consumer.client().fetch_metadata(Some(topic), REQUEST);
     found.is_ok_and(|found| {
         let mut topics = found.topics().iter();
@@ -512,7 +514,7 @@ fn committed<C: Consumer<X>, X: ConsumerContext>(
     Ok(found.elements().first().and_then(committed_position))
 }
 
-/// A committed position, with the id of the topic that it was committed for.
+/// A committed position, with the topic id in its metadata.
 fn committed_position(element: &TopicPartitionListElem<'_>) -> Option<StoredPosition> {
     match element.offset() {
         Offset::Offset(next) => Some(StoredPosition {

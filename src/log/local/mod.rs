@@ -168,7 +168,7 @@ impl Drop for LocalLog {
         self.shared.sequencer.lock().close();
         self.shared.gathered.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said why.
+            // The panic of a thread has been reported.
             let _ = thread.join();
         }
     }
