@@ -1,4 +1,4 @@
-//! Where partitions end, asked of many at once: the last stable offset, behind which open transactions hold records back, and the
+//! The end offsets of many partitions: the last stable offset, at which readers stop while a transaction is open, and the
 //! high watermark.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Lanes, sources and work of a log in memory.
+//! Lanes, sources and work of the in-memory log.
 
 use std::{collections::BTreeSet, time::Duration};
 
