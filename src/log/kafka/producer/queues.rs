@@ -54,7 +54,7 @@ pub(super) struct Pending {
 
 /// Records of one partition in one produce request.
 pub(super) struct Batch {
-    /// The index of the topic in [`Queues::names`].
+    /// The index of the topic in `Queues::names`.
     pub(super) topic: usize,
     pub(super) partition: u32,
     /// The encoded batch; empty until it is encoded.

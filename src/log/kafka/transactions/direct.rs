@@ -662,7 +662,7 @@ fn response<'a>(
 /// The records of a transaction for one partition, in order.
 struct Queue<'a> {
     to: (Arc<str>, u32),
-    /// The index of its topic in [`Queues::topics`].
+    /// The index of its topic in `Queues::topics`.
     topic: usize,
     /// Each with an upper bound of its encoded bytes.
     records: Vec<(Fields<'a>, usize)>,
