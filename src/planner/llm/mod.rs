@@ -87,7 +87,7 @@ impl Models {
         self.0.is_empty()
     }
 
-    /// Their names.
+    /// The names of the models.
     pub(super) fn names(&self) -> Vec<String> {
         self.0.iter().map(Endpoint::name).collect()
     }
