@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     plans::{Builtin, Call, OnExhausted, Plan, Retry, Template, Tool, When, Worker},
     runs::Json,
-    workflows::Schema,
+    workflows::{Mismatch, Schema},
 };
 
 /// Default time limit of an attempt: five minutes.
@@ -282,13 +282,11 @@ fn schema_of(tool: &Tool) -> Option<Arc<Schema>> {
 }
 
 impl CompiledStep {
-    /// Checks an input, which may have placeholders, against the tool's schema. `Err`: what does not match.
-    pub(super) fn check_input(&self, input: &Value) -> Result<(), String> {
-        let Some(schema) = &self.schema else {
-            return Ok(());
-        };
-        schema
-            .check_open(input)
-            .map_err(|mismatch| format!("{}: {}", mismatch.at, mismatch.message))
+    /// Checks an input, which may have placeholders, against the tool's schema.
+    pub(super) fn check_input(&self, input: &Value) -> Result<(), Mismatch> {
+        match &self.schema {
+            Some(schema) => schema.check_open(input),
+            None => Ok(()),
+        }
     }
 }

@@ -55,7 +55,8 @@ pub(in crate::planner) struct Endpoint {
 }
 
 /// A call without a usable answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
 pub(in crate::planner) struct CallFailed {
     /// The reason, for people.
     pub(in crate::planner) why: String,
