@@ -1,14 +1,14 @@
-//! The finished work of an effect in a partition.
+//! What an effect has finished in a partition.
 
 use std::collections::BTreeSet;
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 
-/// The number of offsets beyond the low-water mark that the metadata of a commit can represent: a base64 bitmap of this many bits is
-/// shorter than Kafka's `offset.metadata.max.bytes` (4,096).
+/// Offsets beyond the low-water mark that the commit's metadata can hold: a bitmap of this many bits is, in base64, below Kafka's
+/// `offset.metadata.max.bytes` (4,096).
 const SPAN: u64 = 24_000;
 
-/// The finished offsets: all before the low-water mark `next`, and those in `beyond`.
+/// All before `next` is finished, and so is `beyond`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Finished {
     next: u64,
@@ -16,7 +16,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// All offsets before `next`, and none beyond.
+    /// Nothing beyond `next`.
     pub fn from(next: u64) -> Self {
         Self {
             next,
@@ -34,7 +34,7 @@ impl Finished {
         offset < self.next || self.beyond.contains(&offset)
     }
 
-    /// Whether an offset is too far beyond the low-water mark to be represented: its work must wait.
+    /// Whether an offset is so far beyond the low-water mark that it could not be kept: wait with it.
     pub fn too_far(&self, offset: u64) -> bool {
         offset >= self.next + SPAN
     }
@@ -49,7 +49,7 @@ impl Finished {
         }
     }
 
-    /// Moves the low-water mark past offsets without records (compaction, transaction markers).
+    /// Moves the low-water mark over offsets that hold no records (compaction, markers of transactions).
     pub fn skip_to(&mut self, next: u64) {
         self.next = self.next.max(next);
         self.beyond = self.beyond.split_off(&self.next);
@@ -58,7 +58,7 @@ impl Finished {
         }
     }
 
-    /// The offsets beyond `next` as a base64 bitmap.
+    /// The offsets beyond `next` as text.
     pub fn metadata(&self) -> String {
         let Some(last) = self.beyond.last() else {
             return String::new();
@@ -71,7 +71,7 @@ impl Finished {
         STANDARD_NO_PAD.encode(bits)
     }
 
-    /// Parses [`Self::metadata`]. Other text counts as no finished offsets beyond `next`: their work is repeated.
+    /// Reads it back. Text that is not ours counts as nothing: the work is done again.
     pub fn parse(next: u64, metadata: &str) -> Self {
         let bits = STANDARD_NO_PAD.decode(metadata).unwrap_or_default();
         let mut finished = Self::from(next);

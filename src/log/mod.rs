@@ -83,7 +83,7 @@ pub struct OpenTransaction {
     pub first: u64,
     /// One past the last record: the high watermark.
     pub end: u64,
-    /// The timestamp of the first record (append or create time, as configured for the topic); `None`: it could not be read.
+    /// When the first record was appended, or made, as the topic has it; `None`: it could not be read.
     pub since: Option<Millis>,
 }
 
