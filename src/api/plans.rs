@@ -156,7 +156,7 @@ pub struct PlanStage {
     /// How similar the goals are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
-    /// Why.
+    /// The reason of the verdict: a stable code, or a text about params that do not fit the workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -24,7 +24,7 @@ static RECORD: OwnRecord = OwnRecord::new(schemas::AUDIT);
 /// The outcome of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It succeeded.
+    /// The action succeeded.
     Ok,
     /// It was accepted, and its result is not known yet.
     Accepted,

@@ -75,8 +75,8 @@ pub(super) struct Show {
   omnilink dlq redrive --code missing_tenant
   omnilink dlq redrive --all --json
 
---all and --code skip records that were redriven before; a name forces it. Records of one key keep their order. A redriven
-record passes dedupe once. If it fails again, it is rejected again, as a new dead letter.")]
+--all and --code skip records that were redriven before; a name forces it. Records of one key keep their order. Deduplication
+accepts a redriven record once, even if its event was seen before. A record that fails again becomes a new dead letter.")]
 #[group(id = "which", required = true, multiple = false)]
 pub(super) struct RedriveArgs {
     /// Names, as `dlq list` shows them

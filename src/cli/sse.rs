@@ -5,7 +5,7 @@
 pub(super) struct Event {
     /// Its id, for `Last-Event-ID`.
     pub(super) id: Option<String>,
-    /// Its data.
+    /// The `data` field.
     pub(super) data: String,
 }
 

@@ -22,10 +22,10 @@ pub const DECISION: &str = "decision";
 /// Cancels a run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cancel {
-    /// Why.
+    /// The reason, for people and the audit log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Whether steps are compensated.
+    /// Whether the steps that have succeeded are compensated; true if absent.
     #[serde(default = "yes")]
     pub compensate: bool,
 }
@@ -33,9 +33,9 @@ pub struct Cancel {
 /// A signal for a step that waits for it now, or will later.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Signal {
-    /// Its name.
+    /// The name of the signal, which the plan refers to.
     pub signal: String,
-    /// Its data.
+    /// The payload, any JSON value; `null` if absent.
     #[serde(default = "Json::null")]
     pub data: Json,
 }
@@ -45,9 +45,9 @@ pub struct Signal {
 pub struct Decide {
     /// The `seq` of the record that requested the decision: the id of an approval is `RUN_ID.SEQ`.
     pub approval: u64,
-    /// The decision.
+    /// What was decided.
     pub decision: Decision,
-    /// Why.
+    /// The reason, for people and the audit log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The hash of the input that was shown. If the input has changed since, the decision is refused.
@@ -64,7 +64,7 @@ pub struct Decide {
 /// A plan that a person gives.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DecidedPlan {
-    /// The plan.
+    /// The plan, its hash and its source.
     pub planned: Planned,
     /// The definitions of the tools that it calls, as in a start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -20,7 +20,7 @@ pub struct PlanAnswer {
     pub version: u32,
     /// The `seq` of the record `plan_requested` that it answers.
     pub request: u64,
-    /// The plan.
+    /// The plan, its hash and its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned: Option<Planned>,
     /// The workflow, if the plan is that of one.

@@ -17,14 +17,14 @@ pub const CLAIMED: &str = "claimed";
 /// The result of a call.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StepResult {
-    /// The step.
+    /// The id of the step.
     pub step_id: String,
-    /// The attempt.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// The step's own call, or its compensation.
     #[serde(default)]
     pub kind: CallKind,
-    /// The outcome.
+    /// Whether the call succeeded.
     pub outcome: StepOutcome,
     /// The output of a call that succeeded; `null` if absent. The text is as the worker wrote it: the run checks it with
     /// [`Json::read`].
@@ -65,9 +65,9 @@ impl StepResult {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepOutcome {
-    /// It succeeded.
+    /// The worker has done the work: `output` is its result.
     Succeeded,
-    /// It failed.
+    /// The call failed, or got no answer: `error` has the reason.
     Failed,
 }
 
@@ -87,9 +87,9 @@ pub struct ResultError {
 /// A call was not made, so it uses up no attempt.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StepHeld {
-    /// The step.
+    /// The id of the step.
     pub step_id: String,
-    /// The attempt.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// The step's own call, or its compensation.
     #[serde(default)]
@@ -107,9 +107,9 @@ pub struct StepHeld {
 /// A worker has claimed a call.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StepClaimed {
-    /// The step.
+    /// The id of the step.
     pub step_id: String,
-    /// The attempt.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// The step's own call, or its compensation.
     #[serde(default)]

@@ -226,7 +226,7 @@ impl WorkflowVersion {
 /// A plan and its source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Planned {
-    /// Its source.
+    /// Where the plan comes from.
     pub source: PlanSource,
     /// The SHA-256 of its canonical form, in hexadecimal digits.
     pub hash: String,
@@ -266,13 +266,13 @@ impl PlanSource {
     }
 }
 
-/// An entity.
+/// The entity that a run is about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AboutEntity {
-    /// Its type.
+    /// The entity type, such as `customer`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its id.
+    /// The entity's id in the system that it comes from.
     pub external_id: String,
 }
 

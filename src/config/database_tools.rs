@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{SecretUrl, secret::SecretError};
-use crate::base::id::Tenant;
+use crate::base::id::{BadTenant, Tenant};
 
 /// The most tables.
 const TABLES_MAX: usize = 200;
@@ -74,8 +74,22 @@ pub(super) enum BadQueryLogin {
     Kind,
     #[error(transparent)]
     Url(#[from] SecretError),
-    #[error("`{tenant}`: {what}")]
-    OfTenant { tenant: String, what: String },
+    #[error("`{tenant}`: {source}")]
+    OfTenant {
+        tenant: String,
+        source: BadTenantLogin,
+    },
+}
+
+/// Why the login of a tenant cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadTenantLogin {
+    #[error(transparent)]
+    Tenant(#[from] BadTenant),
+    #[error("must be text")]
+    NotText,
+    #[error(transparent)]
+    Url(#[from] SecretError),
 }
 
 /// Reads one URL, or a map of tenants to URLs. `url` follows references.
@@ -90,13 +104,15 @@ pub(super) fn parse_login(
     };
     let mut urls = BTreeMap::new();
     for (tenant, given) in by_tenant {
-        let wrong = |what: String| BadQueryLogin::OfTenant {
+        let wrong = |source: BadTenantLogin| BadQueryLogin::OfTenant {
             tenant: tenant.clone(),
-            what,
+            source,
         };
-        let name = Tenant::new(tenant).map_err(|e| wrong(e.to_string()))?;
-        let text = given.as_str().ok_or_else(|| wrong("must be text".into()))?;
-        urls.insert(name, url(text).map_err(|e| wrong(e.to_string()))?);
+        let name = Tenant::new(tenant).map_err(|e| wrong(e.into()))?;
+        let text = given
+            .as_str()
+            .ok_or_else(|| wrong(BadTenantLogin::NotText))?;
+        urls.insert(name, url(text).map_err(|e| wrong(e.into()))?);
     }
     Ok(QueryLogin::ByTenant(urls))
 }
@@ -133,6 +149,21 @@ pub struct RecordTable {
 #[error("{}", .0.join("; "))]
 pub(super) struct BadTables(Vec<String>);
 
+/// What is wrong with one table.
+#[derive(Debug, thiserror::Error)]
+enum BadTable {
+    #[error(transparent)]
+    Form(#[from] serde_json::Error),
+    #[error("`{0}` is no `schema.table`: each of both has 1 to {NAME_MAX} bytes")]
+    Name(String),
+    #[error("`columns` must have 1 to {COLUMNS_MAX} names")]
+    Columns,
+    #[error("`{0}` is no column: its name has 1 to {NAME_MAX} bytes")]
+    Column(String),
+    #[error("`{0}` stands twice in `columns`, `key` and `tenant`")]
+    Twice(String),
+}
+
 /// Reads the tables.
 pub(super) fn parse_tables(value: Json) -> Result<Vec<RecordTable>, BadTables> {
     let Json::Array(items) = value else {
@@ -145,7 +176,7 @@ pub(super) fn parse_tables(value: Json) -> Result<Vec<RecordTable>, BadTables> {
     }
     let mut tables: Vec<RecordTable> = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
-        let table = serde_json::from_value::<RecordTable>(item).map_err(|e| e.to_string());
+        let table = serde_json::from_value::<RecordTable>(item).map_err(BadTable::from);
         match table.and_then(RecordTable::checked) {
             Ok(table) if tables.iter().any(|other| other.name == table.name) => {
                 problems.push(format!("`{}` is given twice", table.name));
@@ -162,16 +193,13 @@ pub(super) fn parse_tables(value: Json) -> Result<Vec<RecordTable>, BadTables> {
 }
 
 impl RecordTable {
-    fn checked(self) -> Result<Self, String> {
+    fn checked(self) -> Result<Self, BadTable> {
         let parts: Vec<_> = self.name.split('.').collect();
         if parts.len() > 2 || !parts.iter().all(|part| is_name(part)) {
-            return Err(format!(
-                "`{}` is no `schema.table`: each of both has 1 to {NAME_MAX} bytes",
-                self.name
-            ));
+            return Err(BadTable::Name(self.name));
         }
         if self.columns.is_empty() || self.columns.len() > COLUMNS_MAX {
-            return Err(format!("`columns` must have 1 to {COLUMNS_MAX} names"));
+            return Err(BadTable::Columns);
         }
         let own = std::iter::once(&self.key).chain(&self.tenant);
         let set: Vec<_> = self.columns.iter().chain(own).collect();
@@ -180,15 +208,11 @@ impl RecordTable {
             .chain(&self.returning.iter().collect::<Vec<_>>())
             .find(|name| !is_name(name))
         {
-            return Err(format!(
-                "`{bad}` is no column: its name has 1 to {NAME_MAX} bytes"
-            ));
+            return Err(BadTable::Column((*bad).clone()));
         }
         for (n, name) in set.iter().enumerate() {
             if set[..n].contains(name) {
-                return Err(format!(
-                    "`{name}` stands twice in `columns`, `key` and `tenant`"
-                ));
+                return Err(BadTable::Twice((*name).clone()));
             }
         }
         Ok(self)

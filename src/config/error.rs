@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One error.
+/// An error of a configuration, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `omnilink.yaml:3:5`, the name of an environment variable, or a flag.

@@ -58,9 +58,9 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Texts {
-    /// One text.
+    /// A single text.
     One(String),
-    /// Several.
+    /// A list of texts.
     Several(Vec<String>),
 }
 
@@ -93,7 +93,7 @@ impl From<Jwks> for String {
 }
 
 impl Texts {
-    /// The texts.
+    /// All texts, in order.
     pub fn as_slice(&self) -> &[String] {
         match self {
             Self::One(text) => std::slice::from_ref(text),

@@ -24,9 +24,9 @@ use super::{
 pub(super) use policies::Drafts;
 use policies::POLICIES;
 
-/// One key.
+/// A configuration key.
 pub struct Key {
-    /// Such as `topics.prefix`.
+    /// Its name, such as `topics.prefix`.
     pub name: &'static str,
     /// What it does, as shown in `omnilink config --help`.
     pub doc: &'static str,

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use lettre::message::Mailbox;
+use lettre::{address::AddressError, message::Mailbox};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::{Secret, SecretUrl, secret::SecretError};
-use crate::base::id::Tenant;
+use crate::base::id::{BadTenant, Tenant};
 
 /// The most items: each has a reader for each of its topics.
 const ITEMS_MAX: usize = 20;
@@ -92,6 +92,27 @@ pub enum NotifyTarget {
 #[error("{}", .0.join("; "))]
 pub(super) struct BadNotify(Vec<String>);
 
+/// What is wrong with one item.
+#[derive(Debug, thiserror::Error)]
+enum BadItem {
+    #[error("{}", described(.0))]
+    Form(#[from] serde_json::Error),
+    #[error("`on` must not be empty")]
+    NoEvents,
+    #[error("`tenant`: {0}")]
+    Tenant(#[source] BadTenant),
+    #[error("`url` {0}")]
+    Url(#[source] SecretError),
+    #[error("`secret` {0}")]
+    Secret(#[source] SecretError),
+    #[error("`secret` must be `whsec_` and base64 of its bytes")]
+    SecretForm,
+    #[error("`to` must have 1 to {ADDRESSES_MAX} addresses")]
+    Recipients,
+    #[error("`{text}` is not a mail address, such as OmniLink <omnilink@example.com>")]
+    Address { text: String, source: AddressError },
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Item {
@@ -161,22 +182,22 @@ impl Notify {
     fn parse(
         item: Json,
         resolve: &dyn Fn(&str) -> Result<Secret, SecretError>,
-    ) -> Result<Self, String> {
-        let item: Item = serde_json::from_value(item).map_err(|error| described(&error))?;
+    ) -> Result<Self, BadItem> {
+        let item: Item = serde_json::from_value(item)?;
         if item.on.is_empty() {
-            return Err("`on` must not be empty".into());
+            return Err(BadItem::NoEvents);
         }
         let tenant = item.tenant.map(|tenant| Tenant::new(&tenant));
-        let tenant = tenant.transpose().map_err(|e| format!("`tenant`: {e}"))?;
+        let tenant = tenant.transpose().map_err(BadItem::Tenant)?;
         let url = |text: &str, schemes| {
             let url = resolve(text).and_then(|url| SecretUrl::new(url, schemes));
-            url.map_err(|e| format!("`url` {e}"))
+            url.map_err(BadItem::Url)
         };
         let to = match item.to {
             To::Webhook(webhook) => {
-                let secret = resolve(&webhook.secret).map_err(|e| format!("`secret` {e}"))?;
+                let secret = resolve(&webhook.secret).map_err(BadItem::Secret)?;
                 if !is_whsec(secret.expose()) {
-                    return Err("`secret` must be `whsec_` and base64 of its bytes".into());
+                    return Err(BadItem::SecretForm);
                 }
                 NotifyTarget::Webhook {
                     url: url(&webhook.url, &["http", "https"])?,
@@ -189,7 +210,7 @@ impl Notify {
                     Recipients::Several(several) => several,
                 };
                 if to.is_empty() || to.len() > ADDRESSES_MAX {
-                    return Err(format!("`to` must have 1 to {ADDRESSES_MAX} addresses"));
+                    return Err(BadItem::Recipients);
                 }
                 NotifyTarget::Smtp {
                     url: url(&smtp.url, &["smtps", "smtp"])?,
@@ -241,9 +262,10 @@ impl fmt::Display for NotifyTarget {
     }
 }
 
-fn mailbox(text: &str) -> Result<Mailbox, String> {
-    text.parse().map_err(|_| {
-        format!("`{text}` is not a mail address, such as OmniLink <omnilink@example.com>")
+fn mailbox(text: &str) -> Result<Mailbox, BadItem> {
+    text.parse().map_err(|source| BadItem::Address {
+        text: text.to_owned(),
+        source,
     })
 }
 
@@ -254,7 +276,7 @@ fn is_whsec(secret: &str) -> bool {
     bytes.is_some_and(|bytes| !bytes.is_empty())
 }
 
-/// Serde names no variant of an untagged enum.
+/// The text of a JSON error. That of serde for an untagged enum does not name the variants.
 fn described(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if text.contains("untagged enum Recipients") {

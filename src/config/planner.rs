@@ -46,6 +46,25 @@ pub struct Price {
 #[error("{}", .0.join("; "))]
 pub(super) struct BadModels(Vec<String>);
 
+/// What is wrong with one model.
+#[derive(Debug, thiserror::Error)]
+enum BadModel {
+    #[error(transparent)]
+    Form(#[from] serde_json::Error),
+    #[error("`url` {0}")]
+    Url(#[source] SecretError),
+    #[error("`model` must not be empty")]
+    NoModel,
+    #[error("`api_key` {0}")]
+    ApiKey(#[source] SecretError),
+    #[error("`api_key` must be visible ASCII characters")]
+    UnsendableApiKey,
+    #[error("`timeout_s` must be a whole number from 1 to {TIMEOUT_MAX_S}")]
+    Timeout,
+    #[error("`price` must not be negative")]
+    NegativePrice,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Endpoint {
@@ -79,7 +98,7 @@ pub(super) fn parse(value: Json, resolve: Resolve<'_>) -> Result<Vec<LanguageMod
     }
     let mut parsed = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
-        let item = serde_json::from_value::<Endpoint>(item).map_err(|e| e.to_string());
+        let item = serde_json::from_value::<Endpoint>(item).map_err(BadModel::from);
         match item.and_then(|item| item.checked(resolve)) {
             Ok(endpoint) => parsed.push(endpoint),
             Err(problem) => problems.push(format!("item {}: {problem}", index + 1)),
@@ -97,8 +116,8 @@ pub(super) fn parse_second_look(
     value: Json,
     resolve: Resolve<'_>,
 ) -> Result<LanguageModel, BadModels> {
-    let wrong = |problem: String| BadModels(vec![problem]);
-    let item: SecondLook = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
+    let wrong = |problem: BadModel| BadModels(vec![problem.to_string()]);
+    let item: SecondLook = serde_json::from_value(value).map_err(|e| wrong(e.into()))?;
     let mut endpoint = Endpoint {
         url: item.url,
         model: item.model,
@@ -113,33 +132,29 @@ pub(super) fn parse_second_look(
 }
 
 impl Endpoint {
-    fn checked(self, resolve: Resolve<'_>) -> Result<LanguageModel, String> {
+    fn checked(self, resolve: Resolve<'_>) -> Result<LanguageModel, BadModel> {
         let url = resolve(&self.url).and_then(|url| SecretUrl::new(url, &["http", "https"]));
-        let url = url.map_err(|e| format!("`url` {e}"))?;
+        let url = url.map_err(BadModel::Url)?;
         if self.model.trim().is_empty() {
-            return Err("`model` must not be empty".into());
+            return Err(BadModel::NoModel);
         }
         let api_key = self.api_key.as_deref().map(resolve).transpose();
-        let api_key = api_key.map_err(|e| format!("`api_key` {e}"))?;
+        let api_key = api_key.map_err(BadModel::ApiKey)?;
         let unsendable = |key: &Secret| {
             let key = key.expose();
             key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic())
         };
         if api_key.as_ref().is_some_and(unsendable) {
-            return Err("`api_key` must be visible ASCII characters".into());
+            return Err(BadModel::UnsendableApiKey);
         }
         let timeout = match self.timeout_s {
             None => TIMEOUT,
             Some(seconds) if (1..=TIMEOUT_MAX_S).contains(&seconds) => Duration::from_secs(seconds),
-            Some(_) => {
-                return Err(format!(
-                    "`timeout_s` must be a whole number from 1 to {TIMEOUT_MAX_S}"
-                ));
-            }
+            Some(_) => return Err(BadModel::Timeout),
         };
         let negative = |price: &Price| price.input < 0.0 || price.output < 0.0;
         if self.price.as_ref().is_some_and(negative) {
-            return Err("`price` must not be negative".into());
+            return Err(BadModel::NegativePrice);
         }
         Ok(LanguageModel {
             url,

@@ -141,7 +141,7 @@ impl Controls {
         let body = Revocation {
             revoked_at: now.0,
             expires_at: expires_at.map(|at| at.0),
-            was: was.map_err(|e| ControlsError::Encode(e.to_string()))?,
+            was: was?,
         };
         self.put(name, (by, now), &body, &[]).await.map(drop)
     }
@@ -175,8 +175,7 @@ impl Controls {
         body: &impl Serialize,
         secret: &[u8],
     ) -> Result<Record, ControlsError> {
-        let encoded = |e: &dyn std::fmt::Display| ControlsError::Encode(e.to_string());
-        let body = serde_json::to_string(body).map_err(|e| encoded(&e))?;
+        let body = serde_json::to_string(body)?;
         let place = Control::place(&Control::key(tenant, kind, name), &body);
         let control = Control {
             tenant: tenant.to_owned(),
@@ -187,7 +186,7 @@ impl Controls {
             body,
             sealed: Some(self.secrets.seal(secret, &place)),
         };
-        control.encode().map_err(|e| encoded(&e))
+        Ok(control.encode()?)
     }
 
     /// Appends, and waits until this node has read it back; returns the record's offset.

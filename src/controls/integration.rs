@@ -436,8 +436,7 @@ impl Controls {
             secrets: integration.secrets.clone(),
             tokens: integration.tokens.clone(),
         };
-        let sealed = serde_json::to_vec(&sealed);
-        let sealed = sealed.map_err(|e| ControlsError::Encode(e.to_string()))?;
+        let sealed = serde_json::to_vec(&sealed)?;
         let tenant = integration.tenant.as_str();
         let name = (tenant, record::INTEGRATION, integration.id.as_str());
         self.put(name, by, &body, &sealed).await.map(drop)

@@ -81,9 +81,12 @@ pub enum ControlsError {
     /// The append failed, or the record was not read back in time; the outcome may be unknown.
     #[error("the change could not be written: {0}")]
     Log(#[from] LogError),
+    /// The state cannot be serialized as JSON.
+    #[error("the change could not be encoded: {0}")]
+    Json(#[from] serde_json::Error),
     /// The record cannot be written as Avro.
     #[error("the change could not be encoded: {0}")]
-    Encode(String),
+    Avro(#[from] apache_avro::Error),
     /// Concurrent changes of the same name by other nodes won every retry; nothing was changed.
     #[error("other nodes are changing the same thing at the same time; try again")]
     Contended,

@@ -168,8 +168,7 @@ impl Controls {
             };
             let control = &opened.control;
             let body: serde_json::Map<String, serde_json::Value> =
-                serde_json::from_str(&control.body)
-                    .map_err(|e| ControlsError::Encode(e.to_string()))?;
+                serde_json::from_str(&control.body)?;
             let target = (&*control.tenant, &*control.kind, &*control.name);
             let by = (&*control.principal, Millis(control.at / 1000));
             records.push(self.sealed(

@@ -22,9 +22,9 @@ const SOURCE: &str = "/omnilink/cron";
 #[derive(Debug, thiserror::Error)]
 #[error("the start of `{workflow}` cannot be written: {why}")]
 pub struct BadStart {
-    /// The workflow.
+    /// The name of the workflow.
     pub workflow: String,
-    /// Why not.
+    /// The error, as text.
     pub why: String,
 }
 

@@ -1,6 +1,8 @@
 //! Errors of embeddings, and their classes.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use rayon::ThreadPoolBuildError;
 
 /// The class of an error: how the caller should handle it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,9 +25,9 @@ pub enum EmbedError {
     /// A file of the model cannot be read.
     #[error("{} cannot be read: {cause}", .file.display())]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         cause: io::Error,
     },
@@ -35,23 +37,34 @@ pub enum EmbedError {
         .file.display()
     )]
     Corrupt {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
         /// The checksum that the model's file has, in hexadecimal.
         expected: &'static str,
         /// The checksum of this file.
         found: String,
     },
-    /// The model's files are intact, but cannot be used: a bug.
+    /// The weights are intact, but cannot be used: a bug, or the device failed.
     #[error("the model cannot be loaded: {0}")]
-    Load(String),
-    /// The threads cannot be started.
+    Weights(#[source] candle_core::Error),
+    /// The file of the tokenizer is intact, but cannot be used: a bug.
+    #[error("the model cannot be loaded: {file}: {source}")]
+    Tokenizer {
+        /// The name of the file.
+        file: &'static str,
+        /// The error of the tokenizer.
+        source: tokenizers::Error,
+    },
+    /// The thread pool of the model cannot be started.
     #[error("the embedder's threads cannot be started: {0}")]
-    Threads(String),
+    ThreadPool(#[source] ThreadPoolBuildError),
+    /// The thread of the queue cannot be started.
+    #[error("the embedder's threads cannot be started: {0}")]
+    Thread(#[source] io::Error),
     /// The queue is full.
     #[error("{waiting} texts wait to be embedded; at most {most} may")]
     Overloaded {
-        /// Texts that wait.
+        /// The number of queued texts.
         waiting: usize,
         /// The maximum number of queued texts.
         most: usize,
@@ -59,7 +72,7 @@ pub enum EmbedError {
     /// One call has more texts than may wait.
     #[error("{texts} texts in one call; at most {most} may wait")]
     TooMany {
-        /// Texts of the call.
+        /// The number of texts in the call.
         texts: usize,
         /// The maximum number of queued texts.
         most: usize,
@@ -72,14 +85,17 @@ pub enum EmbedError {
     Stopped,
     /// The text cannot be split into tokens.
     #[error("the text cannot be split into tokens: {0}")]
-    Tokens(String),
-    /// The forward pass failed, as when a GPU is out of memory.
+    Tokens(#[source] tokenizers::Error),
+    /// The forward pass failed, as when a GPU is out of memory. All texts of a batch share the error.
     #[error("the forward pass failed: {0}")]
-    Pass(String),
+    Pass(#[source] Arc<candle_core::Error>),
+    /// The forward pass panicked, with this message: a bug.
+    #[error("the forward pass failed: {0}")]
+    Panicked(String),
 }
 
 impl EmbedError {
-    /// Its class.
+    /// How the caller should handle it.
     pub fn class(&self) -> Class {
         match self {
             Self::Overloaded { .. } | Self::Timeout(_) | Self::Stopped => Class::Retriable,
@@ -87,9 +103,12 @@ impl EmbedError {
             Self::Missing(_)
             | Self::Unreadable { .. }
             | Self::Corrupt { .. }
-            | Self::Load(_)
-            | Self::Threads(_)
-            | Self::Pass(_) => Class::Fatal,
+            | Self::Weights(_)
+            | Self::Tokenizer { .. }
+            | Self::ThreadPool(_)
+            | Self::Thread(_)
+            | Self::Pass(_)
+            | Self::Panicked(_) => Class::Fatal,
         }
     }
 }

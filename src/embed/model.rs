@@ -1,6 +1,6 @@
 //! The model: text to tokens to vectors, on threads of low priority.
 
-use std::{num::NonZeroUsize, path::Path, thread};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use candle_core::Device;
 #[cfg(target_arch = "x86_64")]
@@ -71,8 +71,8 @@ impl Model {
             .build();
         Ok(Self {
             tokenizer,
-            pass: pass.map_err(|e| EmbedError::Load(e.to_string()))?,
-            threads: threads.map_err(|e| EmbedError::Threads(e.to_string()))?,
+            pass: pass.map_err(EmbedError::Weights)?,
+            threads: threads.map_err(EmbedError::ThreadPool)?,
         })
     }
 
@@ -94,7 +94,7 @@ impl Model {
     /// The vectors of texts, in their order.
     pub fn vectors(&self, texts: &[Tokens]) -> Result<Vec<Vector>, EmbedError> {
         let ids: Vec<&[u32]> = texts.iter().map(Tokens::ids).collect();
-        self.run(&ids).map_err(|e| EmbedError::Pass(e.to_string()))
+        self.run(&ids).map_err(|e| EmbedError::Pass(Arc::new(e)))
     }
 
     pub(super) fn run(&self, texts: &[&[u32]]) -> candle_core::Result<Vec<Vector>> {

@@ -89,7 +89,7 @@ impl Embedder {
                     answer(&model, batch);
                 }
             })
-            .map_err(|e| EmbedError::Threads(e.to_string()))?;
+            .map_err(EmbedError::Thread)?;
         let open = Arc::new(CloseOnDrop(queue.clone()));
         Ok(Self { queue, open })
     }
@@ -185,7 +185,9 @@ fn answer(model: &Model, batch: Vec<Request>) {
         Err(panic) => {
             let message = panic_message(&*panic);
             for request in batch {
-                let _ = request.answer.send(Err(EmbedError::Pass(message.clone())));
+                let _ = request
+                    .answer
+                    .send(Err(EmbedError::Panicked(message.clone())));
             }
         }
     }
@@ -202,12 +204,13 @@ fn compute(model: &Model, batch: &[Request]) -> Vec<Answer> {
     };
     let tokens: Vec<_> = batch.iter().map(of_request).collect();
     let ids: Vec<&[u32]> = tokens.iter().flatten().flatten().map(Tokens::ids).collect();
-    let mut vectors = model.run(&ids).map(Vec::into_iter);
+    let run = model.run(&ids).map_err(Arc::new);
+    let mut vectors = run.map(Vec::into_iter);
     let answers = tokens.into_iter().map(|tokens| {
         let texts = tokens?.len();
         match &mut vectors {
             Ok(vectors) => Ok(vectors.by_ref().take(texts).collect()),
-            Err(error) => Err(EmbedError::Pass(error.to_string())),
+            Err(error) => Err(EmbedError::Pass(Arc::clone(error))),
         }
     });
     answers.collect()

@@ -29,7 +29,10 @@ pub(super) struct Tokenizer(tokenizers::Tokenizer);
 impl Tokenizer {
     /// Reads the contents of `tokenizer.json`.
     pub(super) fn new(contents: &[u8]) -> Result<Self, EmbedError> {
-        let load = |e: tokenizers::Error| EmbedError::Load(format!("{}: {e}", TOKENIZER.name));
+        let load = |source| EmbedError::Tokenizer {
+            file: TOKENIZER.name,
+            source,
+        };
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(contents).map_err(load)?;
         // The file cuts and pads to 128 tokens, which sentence-transformers overrides.
         let truncation = TruncationParams {
@@ -44,7 +47,7 @@ impl Tokenizer {
     pub(super) fn split(&self, text: &str) -> Result<Tokens, EmbedError> {
         let text = &text[..text.floor_char_boundary(MAX_BYTES)];
         let encoding = self.0.encode_fast(text, true);
-        let encoding = encoding.map_err(|e| EmbedError::Tokens(e.to_string()))?;
+        let encoding = encoding.map_err(EmbedError::Tokens)?;
         Ok(Tokens(encoding.get_ids().to_vec()))
     }
 }

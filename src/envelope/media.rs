@@ -11,7 +11,7 @@ pub enum Media {
     Batch,
     /// A CloudEvents format that is not supported: Avro, Protobuf, XML.
     OtherCloudEvents,
-    /// Anything else.
+    /// Any other media type.
     Other,
 }
 

@@ -1,10 +1,24 @@
 //! The folder of event schemas: which file is for which types.
 
-use std::{collections::HashMap, io, path::Path, sync::Arc};
+use std::{collections::HashMap, io, path::Path, str::Utf8Error, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 
 use super::{documents::Documents, fault::Fault, schema::Schema};
+
+/// Why the name of a schema file is not a type, or a pattern of types.
+#[derive(Debug, thiserror::Error)]
+enum NameError {
+    #[error("the name is not UTF-8 when percent-decoded")]
+    NotUtf8(#[source] Utf8Error),
+    #[error("`*` can only be at the end of a type")]
+    Wildcard,
+    #[error("the name of the file has no type")]
+    NoType,
+    /// Another file, of this name, is for the same type.
+    #[error("`{0}` is for the same type")]
+    SameType(String),
+}
 
 /// Schemas by the types of the events that they are for.
 #[derive(Default)]
@@ -65,12 +79,12 @@ pub fn load(folder: &Path) -> Result<Set, Vec<Fault>> {
                 continue;
             }
         };
-        if of_type && let Err(message) = set.add(&name, schema) {
+        if of_type && let Err(error) = set.add(&name, schema) {
             faults.push(Fault {
                 file: documents.path(&name),
                 text: documents.text(&name).unwrap_or_default(),
                 span: 0..0,
-                message,
+                message: error.to_string(),
                 note: Some("such as `order.paid.json`, or `order.*.json` for all types that begin with `order.`".into()),
             });
         }
@@ -87,24 +101,23 @@ pub fn load(folder: &Path) -> Result<Set, Vec<Fault>> {
 
 impl Set {
     /// Adds a schema by the name of its file. Percent-encoding in a name is decoded, for what file systems do not take (`/` is `%2F`).
-    fn add(&mut self, name: &str, schema: Arc<Schema>) -> Result<(), String> {
+    fn add(&mut self, name: &str, schema: Arc<Schema>) -> Result<(), NameError> {
         let stem = name.strip_suffix(".json").unwrap_or(name);
-        let Ok(pattern) = percent_decode_str(stem).decode_utf8() else {
-            return Err("the name is not UTF-8 when percent-decoded".into());
-        };
+        let decoded = percent_decode_str(stem).decode_utf8();
+        let pattern = decoded.map_err(NameError::NotUtf8)?;
         let (map, key) = match pattern.strip_suffix('*') {
             Some(prefix) => (&mut self.prefixes, prefix),
             None => (&mut self.exact, &*pattern),
         };
         if key.contains('*') {
-            return Err("`*` can only be at the end of a type".into());
+            return Err(NameError::Wildcard);
         }
         if key.is_empty() && !pattern.ends_with('*') {
-            return Err("the name of the file has no type".into());
+            return Err(NameError::NoType);
         }
         match map.insert(key.to_owned(), schema) {
             None => Ok(()),
-            Some(other) => Err(format!("`{}` is for the same type", other.name())),
+            Some(other) => Err(NameError::SameType(other.name().to_owned())),
         }
     }
 }

@@ -15,23 +15,23 @@ mod redact;
 
 pub use self::{
     clean::clean,
-    injection::{Met, score},
+    injection::{InjectionPattern, score},
     pii::Kind,
     redact::{Redactor, Slot, bind, bind_value, placeholders, whole_placeholder},
 };
 
 use serde_json::Value;
 
-/// The lines of the guardian.
+/// The limits of the guardian.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Lines {
-    /// Whether goals are scored. Without a score every goal passes; personal data are replaced all the same.
+    /// Whether goals are scored. Without a score every goal passes; personal data are replaced in any case.
     pub scores: bool,
-    /// The most characters of a goal, before and after it was cleaned.
+    /// The most characters of a goal, before and after cleaning.
     pub max_length: usize,
-    /// From this score on a person has to approve.
+    /// The score from which a person must approve the goal.
     pub flag_at: f64,
-    /// From this score on the goal is denied.
+    /// The score from which the goal is denied.
     pub deny_at: f64,
 }
 
@@ -46,18 +46,18 @@ impl Default for Lines {
     }
 }
 
-/// What becomes of a goal.
+/// The decision about a goal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// It is planned.
     Pass,
-    /// A person has to approve it.
+    /// A person must approve it.
     Flagged,
     /// It is denied.
     Denied,
 }
 
-/// A goal that was looked at.
+/// The result of the guardian for a goal.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Guarded {
     /// The goal, cleaned, with placeholders instead of personal data.
@@ -66,9 +66,9 @@ pub struct Guarded {
     pub slots: Vec<Slot>,
     /// From 0, nothing suspicious, to 1.
     pub score: f64,
-    /// The patterns met, each once.
-    pub patterns: Vec<Met>,
-    /// What becomes of it.
+    /// The patterns found, each once.
+    pub patterns: Vec<InjectionPattern>,
+    /// The decision.
     pub verdict: Verdict,
 }
 
@@ -76,11 +76,11 @@ pub struct Guarded {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a goal has at most {max} characters")]
 pub struct TooLong {
-    /// How many it may have.
+    /// The limit, in characters.
     pub max: usize,
 }
 
-/// Looks at a goal.
+/// Checks a goal.
 ///
 /// ```
 /// use omnilink::guardian::{Lines, Verdict, guard};
@@ -93,7 +93,7 @@ pub fn guard(goal: &str, lines: &Lines) -> Result<Guarded, TooLong> {
     guard_with(goal, &mut [], lines)
 }
 
-/// Looks at a goal, and puts placeholders into the documents that were sent with it. The same value has the same placeholder in all of
+/// Checks a goal, and puts placeholders into the documents that were sent with it. The same value has the same placeholder in all of
 /// them. The documents are not scored.
 pub fn guard_with(
     goal: &str,

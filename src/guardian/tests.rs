@@ -173,7 +173,10 @@ fn lines_decide_the_verdict() {
     let guarded = guard(both, &lines).unwrap();
     assert_eq!(
         guarded.patterns,
-        [Met::OverridesInstructions, Met::RevealsPrompt]
+        [
+            InjectionPattern::OverridesInstructions,
+            InjectionPattern::RevealsPrompt
+        ]
     );
     assert!((guarded.score - 0.985).abs() < 1e-9);
     let long = "é".repeat(20_001);

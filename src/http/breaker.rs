@@ -27,11 +27,11 @@ pub enum State {
 /// Whether a call may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pass {
-    /// It may.
+    /// The call may be sent.
     Call,
-    /// It may, and decides whether the breaker closes.
+    /// The call may be sent as a probe: its outcome decides whether the breaker closes.
     Probe,
-    /// It may not be sent before then.
+    /// The call may not be sent before this time.
     Held(Millis),
 }
 
@@ -50,7 +50,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Closed.
+    /// A closed breaker.
     pub fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
@@ -61,7 +61,7 @@ impl Breaker {
         }
     }
 
-    /// Its state.
+    /// The state at a time.
     pub fn state(&self, now: Millis) -> State {
         match self.open {
             None => State::Closed,

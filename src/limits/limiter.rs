@@ -57,7 +57,7 @@ struct Inner {
 /// The decision about a request.
 #[derive(Debug)]
 pub struct Decision {
-    /// The outcome.
+    /// Whether the request is admitted.
     pub outcome: Outcome,
     /// The limit that is closest to refusing, or that refuses for longest; `None` if there is no limit.
     pub tightest: Option<Standing>,

@@ -1,4 +1,4 @@
-//! What can go wrong in a log, and what to do about it.
+//! Errors of the log, and their classes.
 
 use std::{any::Any, borrow::Cow, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -7,14 +7,14 @@ use super::kafka::KafkaError;
 use super::{TopicId, local::LocalError};
 use crate::{base::panics::panic_message, state::StateError};
 
-/// What the caller does about an error.
+/// How the caller must handle an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// Do the same again after a pause.
+    /// Repeat the call after a pause.
     Retriable,
-    /// Nothing was committed: drop uncommitted work, go back to the committed position, go on.
+    /// Nothing was committed: drop uncommitted work, seek to the committed position, and continue.
     Abortable,
-    /// This lane or reader is over: build a new one. If that fails too, stop.
+    /// This lane or reader cannot be used any more: build a new one. If that fails too, stop.
     Fatal,
 }
 
@@ -22,10 +22,10 @@ pub enum Class {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The log does not answer, or did not confirm in time; the outcome may be unknown.
+    /// The log is unavailable, or did not confirm in time; the outcome may be unknown.
     #[error("the log is unavailable: {0}")]
     Unavailable(#[source] Unavailable),
-    /// Too little is free on the disk of the embedded log. Nothing was written.
+    /// The disk of the embedded log has too little free space. Nothing was written.
     #[error(
         "the disk is full: less than {min_free_mib} MiB are free under {}; appends are refused until there is room",
         dir.display()
@@ -33,31 +33,31 @@ pub enum LogError {
     DiskFull {
         /// The log's directory.
         dir: PathBuf,
-        /// How many MiB must be free.
+        /// The required free space, in MiB.
         min_free_mib: u64,
     },
-    /// Another owner has taken this lane's place.
+    /// Another owner has fenced this lane.
     #[error("fenced: {0}")]
     Fenced(#[source] Fenced),
-    /// The transaction was aborted, for this reason.
+    /// The transaction was aborted because of this error.
     #[error("transaction aborted: {0}")]
     Aborted(#[source] Arc<Self>),
-    /// No such topic.
+    /// The topic, or with `/` and a number the partition, does not exist.
     #[error("there is no topic `{0}`; `omnilink topics create` makes it")]
     UnknownTopic(String),
-    /// A topic has another number of partitions than configured. They never change once made.
+    /// The partition count of a topic differs from the configuration. It never changes once the topic exists.
     #[error("topic `{topic}` has {found} partitions, but {expected} are configured; {}", way_out(topic, *expected, *found, *all))]
     PartitionCount {
-        /// The topic.
+        /// The full topic name.
         topic: String,
-        /// What the configuration says.
+        /// The configured partition count.
         expected: u32,
-        /// What the log has.
+        /// The partition count in the log.
         found: u32,
-        /// Whether all of OmniLink's topics have that many: then the configuration is wrong, not the topic.
+        /// Whether all of OmniLink's topics have that count: then the configuration is wrong, not the topic.
         all: bool,
     },
-    /// A topic has more partitions than the state of what reads it: records of a key may lie in another partition than their state.
+    /// A topic has more partitions than the changelog of its processor: the state of a key may be in another partition than its records.
     #[error(
         "topic `{topic}` has grown to {partitions} partitions, but the state of `{processor}` lies in {changelog_partitions} \
          (`{changelog}`): nothing is read until they agree. Give `{changelog}` {partitions} partitions too \
@@ -67,26 +67,26 @@ pub enum LogError {
     Grown {
         /// The topic that has more partitions now.
         topic: String,
-        /// How many it has.
+        /// Its partition count.
         partitions: u32,
-        /// What reads it.
+        /// The processor that reads it.
         processor: String,
-        /// The topic that its state is written to.
+        /// The changelog topic of the processor's state.
         changelog: String,
-        /// How many partitions that has.
+        /// The partition count of the changelog.
         changelog_partitions: u32,
     },
-    /// A topic was deleted and recreated while it was read: what reads it begins anew.
+    /// A topic was deleted and recreated while it was read: its reader starts anew.
     #[error("topic `{topic}` was deleted and recreated while it was read (id {was}, now {is})")]
     Recreated {
-        /// The topic.
+        /// The full topic name.
         topic: String,
-        /// Its id before.
+        /// The id of the deleted topic.
         was: TopicId,
-        /// Its id now.
+        /// The id of the new topic.
         is: TopicId,
     },
-    /// The topic is the same, but ends before the position: it lost its end.
+    /// The topic has the same id, but ends before the position: its log was truncated.
     #[error(
         "`{processor}` has read `{topic}`/{partition} up to {position}, but it ends at {end}: it has lost its end (an unclean \
          leader election, or a disk that was restored). Nothing is skipped: bring back the replica that has the rest, or stop all \
@@ -94,145 +94,145 @@ pub enum LogError {
          positions, docs/how-to/when-a-topic-has-changed.md says how"
     )]
     LostEnd {
-        /// What reads it.
+        /// The processor that reads it.
         processor: String,
-        /// The topic.
+        /// The full topic name.
         topic: String,
-        /// The partition.
+        /// The partition, from 0.
         partition: u32,
-        /// How far it was read.
+        /// The position of the processor: the next offset to read.
         position: u64,
-        /// One past the last record there.
+        /// One past the last record of the partition.
         end: u64,
     },
-    /// A position outside the log.
+    /// The offset is outside the log.
     #[error("offset {offset} of `{topic}`/{partition} is outside the log ({start} to {end})")]
     OutOfRange {
-        /// The topic.
+        /// The full topic name.
         topic: String,
-        /// The partition.
+        /// The partition, from 0.
         partition: u32,
-        /// The offset asked for.
+        /// The requested offset.
         offset: u64,
-        /// The first offset there.
+        /// The first offset of the partition.
         start: u64,
-        /// One past the last.
+        /// One past the last offset.
         end: u64,
     },
-    /// A record of so many bytes is larger than the log takes; 0: librdkafka does not say how many.
-    #[error("{} larger than the log takes", too_large(*.0))]
+    /// A record of this many bytes exceeds the limit of the topic; 0: its size is unknown.
+    #[error("{} exceeds the record limit of the topic", sized_record(*.0))]
     TooLarge(usize),
-    /// The keyed state on this node cannot be read or written.
+    /// Keyed state on this node cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
     /// The embedded log failed.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// Kafka refused for good: the client is over, or asked for what it cannot have.
+    /// A permanent error of Kafka: the client failed, or the request is not allowed.
     #[cfg(feature = "kafka")]
     #[error(transparent)]
     Kafka(Arc<KafkaError>),
-    /// A transaction failed, and so did what was to end it: how it ended is read back from the log.
+    /// A transaction failed, and so did its abort: its outcome is read back from the log.
     #[error("{failed}; {}", not_ended(abort.as_deref(), replacement.as_deref()))]
     NotEnded {
-        /// Why it failed.
+        /// The error of the transaction.
         #[source]
         failed: Arc<Self>,
-        /// Why it was not aborted; `None`: that was not tried.
+        /// The error of the abort; `None`: not attempted.
         abort: Option<Arc<Self>>,
-        /// Why no new producer, which would end it, could be made; `None`: that was not tried.
+        /// The error of making a new producer, which would abort it; `None`: not attempted.
         replacement: Option<Arc<Self>>,
     },
-    /// A lane keeps state, and this log was opened without.
+    /// A lane needs keyed state, and this log was opened without.
     #[error("a lane needs keyed state, and this log was opened without")]
     Stateless,
-    /// A topic of the system's own, into which nothing is replayed.
+    /// Events cannot be replayed into OmniLink's own topics.
     #[error(
         "`{topic}` is one of OmniLink's own topics (`{prefix}…`); events cannot be replayed into these"
     )]
     OwnTopic {
-        /// The topic.
+        /// The full topic name.
         topic: String,
-        /// What the names of the system's own topics begin with.
+        /// The prefix of the names of OmniLink's own topics.
         prefix: String,
     },
-    /// The operating system gave no thread.
+    /// The operating system could not start a thread.
     #[error(transparent)]
     Thread(#[from] ThreadError),
-    /// A thread, or what it ran, panicked.
+    /// A thread panicked, or a function in it.
     #[error("{what} panicked: {message}")]
     Panicked {
-        /// What panicked.
+        /// The thread or function, as in "making topics".
         what: &'static str,
-        /// What the panic said.
+        /// The panic message.
         message: String,
     },
     /// A file beside the log cannot be read.
     #[error("{what} {}: {source}", path.display())]
     File {
-        /// What it is for, as "the index".
+        /// The purpose of the file, such as "the index".
         what: &'static str,
-        /// Where it lies.
+        /// The path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
-    /// Something cannot be written as JSON.
+    /// A value cannot be serialized as JSON.
     #[error("{what} cannot be written as JSON: {source}")]
     Json {
-        /// What it is.
+        /// The value, such as "the list of topics".
         what: &'static str,
-        /// Why.
+        /// The error of the serializer.
         source: Arc<serde_json::Error>,
     },
 }
 
-/// Why a log does not answer, or what it did not confirm.
+/// Why a log is unavailable, or did not confirm in time.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unavailable {
     /// The log is being closed, as when the node stops.
     #[error("the log is closing")]
     Closing,
-    /// More waits to be written than fits.
+    /// The write queue is full.
     #[error("{of} does not keep up; the queue is full")]
     QueueFull {
-        /// What does not keep up.
+        /// What does not keep up: "Kafka" or "the disk".
         of: &'static str,
     },
-    /// Records were handed over, and may be in the log or not.
+    /// Appended records were not confirmed in time; they may be in the log or not.
     #[error("{what} was not confirmed within {} s{}", within.as_secs(), after(*advice))]
     NotConfirmed {
-        /// What was handed over, as "a dead letter".
+        /// What was appended, such as "a dead letter".
         what: &'static str,
-        /// How long it was waited for.
+        /// The time limit that has passed.
         within: Duration,
-        /// What to do about it, unless it is tried again by itself.
+        /// What the user can do, unless the append is retried automatically.
         advice: Option<&'static str>,
     },
-    /// Records that must be there do not come.
+    /// Records that must exist were not returned in time.
     #[error("no record of {of} came within {} s", within.as_secs())]
     NoRecord {
-        /// What is read.
+        /// What is read, such as "partition 3".
         of: String,
-        /// How long it was waited for.
+        /// The time limit that has passed.
         within: Duration,
     },
-    /// The brokers do not say which topic that is now, which a position in it depends on.
-    #[error("the brokers do not say which topic `{topic}` is now")]
+    /// The brokers do not return the id of a topic, which is needed to use a position in it.
+    #[error("the brokers do not return the id of topic `{topic}`")]
     TopicUnidentified {
-        /// The topic.
+        /// The full topic name.
         topic: String,
     },
-    /// The brokers have not said of late which topics they have, and nothing is committed without that.
-    #[error("the brokers do not say which topics they have")]
+    /// The brokers have not confirmed the ids of topics recently, without which nothing is committed.
+    #[error("the brokers do not confirm the ids of topics")]
     TopicsUnidentified,
-    /// Nobody says where a partition ends, as while its leader is chosen.
+    /// The end offset of a partition is unknown, as during a leader election.
     #[error("the end of `{topic}`/{partition} is not known: it has no leader now")]
     EndUnknown {
-        /// The topic.
+        /// The full topic name.
         topic: String,
-        /// The partition.
+        /// The partition, from 0.
         partition: u32,
     },
     /// The changelog cannot be read to its end.
@@ -241,27 +241,27 @@ pub enum Unavailable {
          it ends when that producer ends it, or after the producer's transaction.timeout.ms"
     )]
     OpenTransaction {
-        /// The changelog.
+        /// The full name of the changelog topic.
         changelog: String,
-        /// The partition.
+        /// The partition, from 0.
         partition: u32,
-        /// The last stable offset: where the transaction begins.
+        /// The last stable offset, at which the transaction begins.
         offset: u64,
     },
-    /// The dead-letter topic takes nothing: whoever has a dead letter waits.
+    /// The record limit of the dead-letter topic is too small for any dead letter, so processors that have one wait.
     #[error(
         "topic `{dlq}` takes {limit} bytes a record: not even the reason of a dead letter fits; raise its max.message.bytes"
     )]
     TooNarrow {
-        /// The dead-letter topic.
+        /// The full name of the dead-letter topic.
         dlq: String,
-        /// The bytes that it takes.
+        /// Its record limit, in bytes.
         limit: usize,
     },
-    /// A transform waits for something, and had changed its state before: only an abort takes that back.
+    /// A transform waits for a resource after it has changed its state, which only an abort can roll back.
     #[error("{waits_for}")]
     TransformWaits {
-        /// What it waits for, as it says itself.
+        /// What it waits for, as described by the transform.
         waits_for: String,
     },
     /// A transform cannot close its transaction, whatever records are in it.
@@ -269,52 +269,52 @@ pub enum Unavailable {
     TransformNotClosed {
         /// The stable code of the failure.
         code: Cow<'static, str>,
-        /// The failure, for people.
+        /// The error message.
         message: String,
     },
-    /// The operating system gave no thread.
+    /// The operating system could not start a thread.
     #[error(transparent)]
     Thread(#[from] ThreadError),
-    /// Kafka does not answer, or answered with an error that passes.
+    /// Kafka does not answer, or answered with a transient error.
     #[cfg(feature = "kafka")]
     #[error(transparent)]
     Kafka(Arc<KafkaError>),
 }
 
-/// Who took a lane's place.
+/// Which owner has fenced a lane.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fenced {
     /// A newer lane of the same process.
     #[error("a newer lane of `{processor}` has taken over")]
     NewerLane {
-        /// The processor.
+        /// The name of the processor.
         processor: Arc<str>,
     },
     /// Another member owns the partition.
     #[error("another member of `{processor}` owns the partition")]
     OtherOwner {
-        /// The processor.
+        /// The name of the processor.
         processor: Arc<str>,
     },
-    /// A newer member or producer: so the brokers say.
+    /// A newer member or producer, as reported by the brokers.
     #[cfg(feature = "kafka")]
     #[error(transparent)]
     Kafka(Arc<KafkaError>),
 }
 
-/// The operating system gave no thread.
+/// The operating system could not start a thread.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("cannot start a thread (`{name}`): {source}")]
 pub struct ThreadError {
     /// The thread's name.
     pub name: &'static str,
-    /// What the operating system said.
+    /// The error of the operating system.
     pub source: Arc<io::Error>,
 }
 
 impl ThreadError {
-    /// The thread of this name did not start.
+    /// The thread with this name could not be started.
     pub(crate) fn new(name: &'static str, source: io::Error) -> Self {
         let source = Arc::new(source);
         Self { name, source }
@@ -327,10 +327,10 @@ impl From<Unavailable> for LogError {
     }
 }
 
-fn too_large(bytes: usize) -> String {
+fn sized_record(bytes: usize) -> String {
     match bytes {
-        0 => "a record is".to_owned(),
-        bytes => format!("a record of {bytes} bytes is"),
+        0 => "a record".to_owned(),
+        bytes => format!("a record of {bytes} bytes"),
     }
 }
 
@@ -349,32 +349,32 @@ fn not_ended(abort: Option<&LogError>, replacement: Option<&LogError>) -> String
     }
 }
 
-/// What to do about a topic with another number of partitions than configured.
+/// What to do about a topic whose partition count differs from the configuration.
 pub(super) fn way_out(topic: &str, expected: u32, found: u32, all: bool) -> String {
     if all {
-        return format!("all of OmniLink's topics have as many: set topics.partitions to {found}");
+        return format!("all of OmniLink's topics have {found}: set topics.partitions to {found}");
     }
     if found < expected {
         return format!(
-            "other topics of OmniLink have {expected}: give it as many (kafka-topics.sh --alter --topic {topic} --partitions {expected}); \
+            "OmniLink's other topics have {expected}: add partitions (kafka-topics.sh --alter --topic {topic} --partitions {expected}); \
              do not set topics.partitions to {found}"
         );
     }
     format!(
-        "somebody has added partitions. The first {expected} are used, and what others write to the rest of `ingress` is passed on to \
-         them; do not set topics.partitions to {found}, for the other topics have {expected}. To take the rest away, make the topic \
-         anew: docs/how-to/when-a-topic-has-changed.md"
+        "partitions have been added. The first {expected} are used, and records that other producers write to the rest of `ingress` are \
+         moved to them; do not set topics.partitions to {found}, because the other topics have {expected}. To remove the rest, recreate \
+         the topic: docs/how-to/when-a-topic-has-changed.md"
     )
 }
 
 impl LogError {
-    /// A thread, or what it ran, panicked; `panic` is what joining or catching it gave.
+    /// A thread or function panicked; `panic` is the payload from joining or catching it.
     pub(crate) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
         let message = panic_message(panic);
         Self::Panicked { what, message }
     }
 
-    /// What to do about it.
+    /// How the caller must handle it.
     pub fn class(&self) -> Class {
         match self {
             Self::Unavailable(_) | Self::DiskFull { .. } => Class::Retriable,

@@ -1,29 +1,29 @@
-//! Which topic it is, and what a kept position means in it.
+//! Topic ids, and the meaning of a stored position.
 //!
-//! A name is not an identity: a topic may be deleted and recreated under the same name, and an offset of the one says
-//! nothing about the other. Kafka gives each topic an id when it is made; whoever keeps a position keeps the id with it.
+//! A name does not identify a topic: it may be deleted and recreated under the same name, and an offset in the one says
+//! nothing about the other. Kafka gives each topic an id when it is created, so each stored position includes that id.
 //!
 //! ```text
-//!   the id is another one            a new topic: read from its start          warning, counter, notice
-//!   the position lies before start   retention dropped records: from start     warning, counter, notice
-//!   the position lies after end      the log lost its end: an error, no reset  the processor stalls by name
+//!   the ids differ                    a new topic: read from its start           warning, counter, notice
+//!   the position is before the start  retention dropped records: from the start  warning, counter, notice
+//!   the position is after the end     the log was truncated: an error, no reset  the processor stalls
 //! ```
 
 use super::{LogError, OffsetRange, TopicId, Unavailable};
 use crate::telemetry::{self, metrics};
 
-/// A position as it was kept.
+/// A stored position: committed with the consumer group, or noted beside the local state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Kept {
+pub(super) struct StoredPosition {
     /// The next offset to be read.
     pub(super) next: u64,
-    /// The topic that it is a position in; `None`: kept by a version that kept no ids, or set by another tool.
+    /// The id of the topic; `None`: stored by a version without topic ids, or by another tool.
     pub(super) id: Option<TopicId>,
 }
 
-impl Kept {
+impl StoredPosition {
     #[cfg(feature = "kafka")]
-    /// `next(8)`, then the id if it is known.
+    /// `next(8)`, then the topic id (16), if known.
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = self.next.to_be_bytes().to_vec();
         bytes.extend(self.id.into_iter().flat_map(TopicId::to_bytes));
@@ -41,19 +41,19 @@ impl Kept {
     }
 
     #[cfg(feature = "kafka")]
-    /// Whether it is a position in another topic than the one with this id.
+    /// Whether it is a position in a topic other than the one with this id.
     fn is_of_another(self, id: Option<TopicId>) -> bool {
         self.id.zip(id).is_some_and(|(was, is)| was != is)
     }
 }
 
 #[cfg(feature = "kafka")]
-/// Which of two kept positions counts: the one committed with the group, or the one that the local state reflects.
+/// Chooses between two stored positions: the one committed with the group, and the one that the local state reflects.
 pub(super) fn later(
-    committed: Option<Kept>,
-    reflects: Option<Kept>,
+    committed: Option<StoredPosition>,
+    reflects: Option<StoredPosition>,
     id: Option<TopicId>,
-) -> Option<Kept> {
+) -> Option<StoredPosition> {
     let (Some(one), Some(two)) = (committed, reflects) else {
         return committed.or(reflects);
     };
@@ -62,14 +62,15 @@ pub(super) fn later(
         // A row without an id is older than what was committed with one.
         (true, false) if two.id.is_none() => committed,
         (true, false) => reflects,
-        // Set by `kafka-consumer-groups --reset-offsets`, or by a version that kept no ids and took over: it stands.
+        // Set by `kafka-consumer-groups --reset-offsets`, or by a version without topic ids that took over: it takes
+        // precedence.
         (false, false) if one.id.is_none() && two.id.is_some() => committed,
         _ if two.next > one.next => reflects,
         _ => committed,
     }
 }
 
-/// Whose position in which partition.
+/// A processor and a partition of its input.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) processor: &'a str,
@@ -77,26 +78,26 @@ pub(super) struct Place<'a> {
     pub(super) partition: u32,
 }
 
-/// Where reading goes on, and what there is to say about it.
+/// The offset from which to read, and the reset if there was one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Resolved {
     pub(super) next: u64,
     pub(super) reset: Option<Reset>,
 }
 
-/// Why a position was not taken as it was kept.
+/// Why reading does not continue at the stored position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Reset {
     /// The topic was deleted and recreated.
     Recreated { was: TopicId, is: TopicId },
-    /// Retention, or `kafka-delete-records`, dropped what was not read yet.
+    /// Retention or `kafka-delete-records` deleted records that had not been read yet: offsets `from` to before `to`.
     Dropped { from: u64, to: u64 },
 }
 
-/// Where to read on from a kept position. A log that ends before it, though the topic is the same, is an error.
+/// Decides where to continue from a stored position. An end of the log before that position, in the same topic, is an error.
 pub(super) fn resolve(
     place: Place<'_>,
-    kept: Option<Kept>,
+    stored: Option<StoredPosition>,
     id: Option<TopicId>,
     range: OffsetRange,
 ) -> Result<Resolved, LogError> {
@@ -104,41 +105,41 @@ pub(super) fn resolve(
         next: range.start,
         reset,
     };
-    let Some(kept) = kept else {
+    let Some(stored) = stored else {
         return Ok(from_start(None));
     };
-    if kept.id.is_some() && id.is_none() {
+    if stored.id.is_some() && id.is_none() {
         let topic = place.topic.to_owned();
         return Err(Unavailable::TopicUnidentified { topic }.into());
     }
-    if let (Some(was), Some(is)) = (kept.id, id)
+    if let (Some(was), Some(is)) = (stored.id, id)
         && was != is
     {
         return Ok(from_start(Some(Reset::Recreated { was, is })));
     }
-    if kept.next > range.end {
+    if stored.next > range.end {
         return Err(LogError::LostEnd {
             processor: place.processor.to_owned(),
             topic: place.topic.to_owned(),
             partition: place.partition,
-            position: kept.next,
+            position: stored.next,
             end: range.end,
         });
     }
-    if kept.next < range.start {
+    if stored.next < range.start {
         return Ok(from_start(Some(Reset::Dropped {
-            from: kept.next,
+            from: stored.next,
             to: range.start,
         })));
     }
     Ok(Resolved {
-        next: kept.next,
+        next: stored.next,
         reset: None,
     })
 }
 
 impl Reset {
-    /// Says it aloud: in the log, as a counter, and to whoever asks for readiness.
+    /// Reports it in the log, in the metrics and as a notice in readiness.
     pub(super) fn announce(self, place: Place<'_>) {
         let Place {
             processor,
@@ -168,7 +169,7 @@ fn reset(processor: &str, reason: &str) {
         .increment(1);
 }
 
-/// Says that records were dropped before a processor had read them, which goes on behind them.
+/// Reports that records were deleted before a processor had read them; it continues after them.
 pub(super) fn announce_dropped(place: Place<'_>, from: u64, to: u64) {
     let Place {
         processor,
@@ -181,7 +182,7 @@ pub(super) fn announce_dropped(place: Place<'_>, from: u64, to: u64) {
         partition,
         position = from,
         start = to,
-        "records were dropped by retention before they were read: it goes on with the first one left"
+        "records were deleted by retention before they were read; continuing with the oldest remaining record"
     );
     telemetry::notice(format!(
         "{processor} has lost offsets {from} to {to} of `{topic}`/{partition} to retention, before they were read"
@@ -193,7 +194,7 @@ pub(super) fn announce_dropped(place: Place<'_>, from: u64, to: u64) {
 }
 
 #[cfg(feature = "kafka")]
-/// Says that a changelog was deleted and recreated, and what became of the state in it.
+/// Reports that a changelog was deleted and recreated, and the consequence for its state.
 pub(super) fn announce_changelog(place: Place<'_>, (was, is): (TopicId, TopicId), complete: bool) {
     let Place {
         processor,
@@ -215,17 +216,17 @@ pub(super) fn announce_changelog(place: Place<'_>, (was, is): (TopicId, TopicId)
 /// What is wrong with a position that a processor has committed, for `doctor`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PositionFault {
-    /// In words.
+    /// A description for people.
     pub detail: String,
-    /// Whether the processor stands still for it; else it goes on by itself.
+    /// Whether the processor stalls until someone fixes it; otherwise it continues by itself.
     pub stalls: bool,
 }
 
 #[cfg(feature = "kafka")]
-/// Looks at a committed position without changing anything.
+/// Checks a committed position, without changing anything.
 pub(super) fn fault(
     place: Place<'_>,
-    kept: Option<Kept>,
+    stored: Option<StoredPosition>,
     id: Option<TopicId>,
     range: OffsetRange,
 ) -> Option<PositionFault> {
@@ -234,7 +235,7 @@ pub(super) fn fault(
         topic,
         partition,
     } = place;
-    let (detail, stalls) = match resolve(place, kept, id, range) {
+    let (detail, stalls) = match resolve(place, stored, id, range) {
         Err(error) => (error.to_string(), true),
         Ok(resolved) => match resolved.reset? {
             Reset::Recreated { was, is } => (
@@ -255,8 +256,8 @@ pub(super) fn fault(
 }
 
 #[cfg(feature = "kafka")]
-/// A topic id in the metadata of a committed offset, in front of what else is kept there: for a lane `tx=` and the transactional
-/// id that committed it, for an effect what is finished beyond the offset.
+/// The metadata of a committed offset: a topic id, then `rest`. For a lane, `rest` is `tx=` and the transactional id that
+/// committed it; for an effect the work finished beyond the offset.
 pub(super) fn to_metadata(id: Option<TopicId>, rest: &str) -> String {
     match (id, rest) {
         (None, rest) => rest.to_owned(),
@@ -266,7 +267,7 @@ pub(super) fn to_metadata(id: Option<TopicId>, rest: &str) -> String {
 }
 
 #[cfg(feature = "kafka")]
-/// Reads it back; text that is not ours has no id.
+/// Reads it back. Metadata of other tools has no id.
 pub(super) fn from_metadata(metadata: &str) -> (Option<TopicId>, &str) {
     let Some(begins) = metadata.strip_prefix("id=") else {
         return (None, metadata);
@@ -279,13 +280,14 @@ pub(super) fn from_metadata(metadata: &str) -> (Option<TopicId>, &str) {
 }
 
 #[cfg(feature = "kafka")]
-/// The transactional id that commits an offset, as the rest of its metadata.
+/// The `rest` of a lane's metadata: the transactional id that commits the offset.
 pub(super) fn committed_by(transactional_id: &str) -> String {
     format!("tx={transactional_id}")
 }
 
 #[cfg(feature = "kafka")]
-/// Who committed an offset with this metadata; `None`: no lane of a version that says so.
+/// The transactional id that committed an offset with this metadata; `None`: it was not a lane, or one of a version that did not
+/// record its id.
 pub(super) fn committer(metadata: &str) -> Option<&str> {
     from_metadata(metadata).1.strip_prefix("tx=")
 }
@@ -305,56 +307,56 @@ mod tests {
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "as they are looked up")]
-    fn kept(next: u64, n: u8) -> Option<Kept> {
-        Some(Kept { next, id: id(n) })
+    fn stored(next: u64, n: u8) -> Option<StoredPosition> {
+        Some(StoredPosition { next, id: id(n) })
     }
 
     #[test]
-    fn a_position_is_of_the_topic_that_it_was_kept_for() {
+    fn a_position_counts_only_in_its_own_topic() {
         let range = OffsetRange { start: 5, end: 10 };
-        let next = |kept, now| resolve(PLACE, kept, now, range).unwrap().next;
+        let next = |stored, now| resolve(PLACE, stored, now, range).unwrap().next;
         assert_eq!(next(None, id(1)), 5);
-        assert_eq!(next(kept(7, 1), id(1)), 7);
-        assert_eq!(next(kept(10, 1), id(1)), 10);
-        // Kept by a version without ids, or brokers without ids.
-        assert_eq!(next(kept(7, 0), id(1)), 7);
-        assert_eq!(next(kept(7, 0), None), 7);
+        assert_eq!(next(stored(7, 1), id(1)), 7);
+        assert_eq!(next(stored(10, 1), id(1)), 10);
+        // Stored by a version without ids, or brokers without ids.
+        assert_eq!(next(stored(7, 0), id(1)), 7);
+        assert_eq!(next(stored(7, 0), None), 7);
         assert!(matches!(
-            resolve(PLACE, kept(7, 1), None, range),
+            resolve(PLACE, stored(7, 1), None, range),
             Err(LogError::Unavailable(_))
         ));
         // Another topic: whether it is longer or shorter than the position.
         for position in [2, 7, 70] {
-            let resolved = resolve(PLACE, kept(position, 1), id(2), range).unwrap();
+            let resolved = resolve(PLACE, stored(position, 1), id(2), range).unwrap();
             assert_eq!(resolved.next, 5);
             assert!(matches!(resolved.reset, Some(Reset::Recreated { .. })));
         }
-        let dropped = resolve(PLACE, kept(2, 1), id(1), range).unwrap();
+        let dropped = resolve(PLACE, stored(2, 1), id(1), range).unwrap();
         assert_eq!(dropped.reset, Some(Reset::Dropped { from: 2, to: 5 }));
         for n in [0, 1] {
-            let error = resolve(PLACE, kept(11, n), id(1), range).unwrap_err();
+            let error = resolve(PLACE, stored(11, n), id(1), range).unwrap_err();
             assert!(matches!(error, LogError::LostEnd { .. }), "{error}");
-            let fault = fault(PLACE, kept(11, n), id(1), range).unwrap();
+            let fault = fault(PLACE, stored(11, n), id(1), range).unwrap();
             assert!(fault.stalls, "{fault:?}");
         }
-        assert_eq!(fault(PLACE, kept(7, 1), id(1), range), None);
+        assert_eq!(fault(PLACE, stored(7, 1), id(1), range), None);
     }
 
     #[test]
     fn the_later_of_two_positions_counts_unless_it_is_of_another_topic() {
         let now = id(1);
         let cases = [
-            (kept(5, 1), kept(9, 1), kept(9, 1)),
-            (kept(9, 1), kept(5, 1), kept(9, 1)),
-            (None, kept(5, 1), kept(5, 1)),
-            (kept(5, 1), kept(9, 2), kept(5, 1)),
-            (kept(9, 2), kept(5, 1), kept(5, 1)),
+            (stored(5, 1), stored(9, 1), stored(9, 1)),
+            (stored(9, 1), stored(5, 1), stored(9, 1)),
+            (None, stored(5, 1), stored(5, 1)),
+            (stored(5, 1), stored(9, 2), stored(5, 1)),
+            (stored(9, 2), stored(5, 1), stored(5, 1)),
             // Written before the committed one, for the same topic.
-            (kept(9, 2), kept(20, 0), kept(9, 2)),
+            (stored(9, 2), stored(20, 0), stored(9, 2)),
             // An operator has set it.
-            (kept(3, 0), kept(9, 1), kept(3, 0)),
-            (kept(3, 0), kept(9, 2), kept(3, 0)),
-            (kept(3, 0), kept(9, 0), kept(9, 0)),
+            (stored(3, 0), stored(9, 1), stored(3, 0)),
+            (stored(3, 0), stored(9, 2), stored(3, 0)),
+            (stored(3, 0), stored(9, 0), stored(9, 0)),
             (None, None, None),
         ];
         for (committed, reflects, wanted) in cases {
@@ -376,15 +378,15 @@ mod tests {
             let metadata = to_metadata(id, &committed_by("o.p-n;id=1-0"));
             assert_eq!(from_metadata(&metadata).0, id);
             assert_eq!(committer(&metadata), Some("o.p-n;id=1-0"));
-            // What an effect keeps, and what versions without ids kept.
+            // The metadata of an effect, and that of versions without ids.
             for rest in ["", "AAAA"] {
                 assert_eq!(committer(&to_metadata(id, rest)), None);
             }
         }
         for n in [0, 7] {
-            let kept = Kept { next: 9, id: id(n) };
-            assert_eq!(Kept::from_bytes(&kept.to_bytes()), Some(kept));
+            let stored = StoredPosition { next: 9, id: id(n) };
+            assert_eq!(StoredPosition::from_bytes(&stored.to_bytes()), Some(stored));
         }
-        assert_eq!(Kept::from_bytes(b"short"), None);
+        assert_eq!(StoredPosition::from_bytes(b"short"), None);
     }
 }

@@ -1,9 +1,8 @@
 //! The log: topics of ordered, partitioned records, on Kafka or embedded, behind one interface.
 //!
-//! [`Log`] is a handle for everyone (append, read, look up offsets); a [`Lane`] is the exactly-once
-//! side: it reads its share of the input partitions and commits outputs, keyed state and positions
-//! in one transaction; a [`Source`] shares out input partitions like a lane and keeps no position:
-//! projections keep theirs in Postgres.
+//! [`Log`] is the shared handle (append, read, look up offsets). A [`Lane`] processes exactly once: it reads its assigned partitions
+//! and commits outputs, keyed state and positions in one transaction. A [`Source`] assigns input partitions like a lane, but stores
+//! no position: projections store theirs in Postgres.
 //!
 //! One conformance suite (`tests/it/log_conformance.rs`) runs against both implementations.
 
@@ -42,7 +41,7 @@ pub use topics::{Cleanup, TopicSpec};
 
 use crate::{base::clock::Millis, state};
 
-/// Where an appended record lies.
+/// The position of an appended record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position {
     /// The partition, from 0.
@@ -54,31 +53,31 @@ pub struct Position {
 /// Resolves once the records are durable (on Kafka: `acks=all`), in the order in which they were given.
 pub type Acknowledged = oneshot::Receiver<Result<Vec<Position>, LogError>>;
 
-/// First offset that is still there, and the offset that the next record will get
-/// (on Kafka: the last stable offset).
+/// The offsets of a partition: the first one that has not been deleted, and the one that the next record will get (on Kafka: the last
+/// stable offset).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OffsetRange {
-    /// The first offset still there.
+    /// The first offset that has not been deleted.
     pub start: u64,
     /// One past the last readable record.
     pub end: u64,
 }
 
-/// Whether records of transactions that are still open count.
+/// Whether records of open transactions are included, as Kafka's `isolation.level`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Isolation {
-    /// They do not: on Kafka up to the last stable offset.
+    /// They are not: on Kafka up to the last stable offset.
     Committed,
-    /// They do: on Kafka up to the high watermark.
+    /// They are: on Kafka up to the high watermark.
     Uncommitted,
 }
 
-/// A transaction that holds records back: nothing behind its first record can be read before it ends.
+/// An open transaction: read-committed readers stop before its first record until it ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpenTransaction {
-    /// The topic.
+    /// The full topic name.
     pub topic: Arc<str>,
-    /// The partition.
+    /// The partition, from 0.
     pub partition: u32,
     /// The offset of its first record: the last stable offset.
     pub first: u64,
@@ -88,8 +87,8 @@ pub struct OpenTransaction {
     pub since: Option<Millis>,
 }
 
-/// Says that retention dropped records before a processor had read them, which goes on behind them; for whoever keeps a
-/// position elsewhere than in the log. Offsets from the first to before the second.
+/// Reports that retention deleted records (offsets `from` to before `to`) before a processor had read them. For processors that store
+/// their position outside the log.
 pub(crate) fn announce_dropped(
     processor: &str,
     topic: &str,
@@ -104,18 +103,18 @@ pub(crate) fn announce_dropped(
     identity::announce_dropped(place, from, to);
 }
 
-/// A handle to the log, shared by all rooms. Calls that may wait on the network block: from async code,
-/// call them in `spawn_blocking`; [`Log::append`] alone never blocks.
+/// A handle to the log, shared by all modules. Calls may block on the network, so async code must call them in `spawn_blocking`; only
+/// [`Log::append`] and [`Log::append_to`] never block.
 pub trait Log: Send + Sync {
-    /// Makes missing topics; checks the partition counts of those that exist, which never change once
-    /// made. With `create` false a missing topic is an error. On Kafka somebody may have added partitions to some of these
-    /// topics, which cannot be undone: they are left unused, and [`Log::troubles`] says so.
+    /// Creates missing topics, and checks the partition counts of existing ones, which never change. With `create` false a missing
+    /// topic is an error. On Kafka partitions may have been added to some of these topics, which cannot be undone: they stay unused,
+    /// and [`Log::troubles`] reports them.
     fn provision(&self, topics: &[TopicSpec], create: bool) -> Result<(), LogError>;
 
-    /// The number of partitions of a topic; of one that was given to [`Log::provision`], how many are used.
+    /// The number of partitions of a topic; for one given to [`Log::provision`], the number in use.
     fn partitions(&self, topic: &str) -> Result<u32, LogError>;
 
-    /// A topic as it is now: which one it is, and how many partitions it has. `None` if the log cannot tell.
+    /// The current id and partition count of a topic. `None`: unknown.
     fn describe(&self, topic: &str) -> Result<Option<Described>, LogError> {
         Ok(Some(Described {
             id: None,
@@ -123,40 +122,39 @@ pub trait Log: Send + Sync {
         }))
     }
 
-    /// Appends outside a transaction. Records of one call for one partition keep their order; on the local
-    /// log the call is atomic. `state` is written in the same commit on the local log, and
-    /// after the acknowledgement on Kafka.
+    /// Appends outside a transaction. Records of one call for one partition keep their order; on the embedded log the call is atomic.
+    /// `state` is written in the same commit on the embedded log, and after the acknowledgement on Kafka.
     fn append(&self, records: Vec<Append>, state: Option<state::Changes>) -> Acknowledged;
 
-    /// As [`Log::append`], but records may name their partitions. A partition that does not exist is
+    /// As [`Log::append`], but records may have a partition. One that does not exist is
     /// [`LogError::UnknownTopic`]; on Kafka the other records of the call are appended nevertheless.
     fn append_to(&self, records: Vec<Output>, state: Option<state::Changes>) -> Acknowledged;
 
-    /// A reader of chosen partitions of a topic, read-committed and durable only.
+    /// A reader of chosen partitions of a topic, which sees only committed and durable records.
     fn reader(&self, topic: &str) -> Result<Box<dyn Reader>, LogError>;
 
-    /// As [`Log::reader`], with records of transactions that are open or were aborted: for a topic whose records prove by
-    /// themselves who wrote them, so that nobody's open transaction hides what comes after it.
+    /// As [`Log::reader`], including records of open and aborted transactions. For a topic with authenticated records, so that an open
+    /// transaction of another producer does not block the records after it.
     fn reader_uncommitted(&self, topic: &str) -> Result<Box<dyn Reader>, LogError> {
         self.reader(topic)
     }
 
-    /// A lane of `processor` over `topics`: reads its share of the partitions and commits
-    /// transactions. Lanes of one processor share the partitions of all nodes.
+    /// A lane of `processor` over `topics`, which reads its assigned partitions and commits transactions. The partitions are
+    /// distributed over the lanes of the processor on all nodes.
     fn lane(&self, processor: &str, topics: &[String]) -> Result<Box<dyn Lane>, LogError>;
 
-    /// The group-managed input of a projection: its share of the partitions of `topic`, each read from the
-    /// offset given to [`Source::open`].
+    /// The input of a projection, with partitions of `topic` assigned by the group. Each is read from the offset given to
+    /// [`Source::open`].
     fn source(&self, processor: &str, topic: &str) -> Result<Box<dyn Source>, LogError>;
 
-    /// The group-managed input of an effect, which keeps what is finished.
+    /// The input of an effect, with partitions assigned by the group. It stores the finished work.
     fn work(&self, processor: &str, topic: &str) -> Result<Box<dyn Work>, LogError>;
 
-    /// First and next offset of a partition.
+    /// The offsets of a partition.
     fn offset_range(&self, topic: &str, partition: u32) -> Result<OffsetRange, LogError>;
 
-    /// One past the last record of each of these partitions; `None`: not known now, as while a leader is chosen. One request
-    /// for all of them (on Kafka one to each broker).
+    /// One past the last record of each of these partitions; `None`: currently unknown, as during a leader election. Uses one request
+    /// (on Kafka one to each broker).
     fn end_offsets(
         &self,
         partitions: &[(Arc<str>, u32)],
@@ -171,7 +169,7 @@ pub trait Log: Send + Sync {
         partitions.iter().map(end).collect()
     }
 
-    /// One past the last record of a partition, transactions that are open counted (on Kafka: the high watermark).
+    /// One past the last record of a partition, including open transactions (on Kafka: the high watermark).
     fn high_watermark(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
         let ends = self.end_offsets(&[(topic.into(), partition)], Isolation::Uncommitted)?;
         let unknown = || {
@@ -181,7 +179,7 @@ pub trait Log: Send + Sync {
         ends.first().copied().flatten().ok_or_else(unknown)
     }
 
-    /// Transactions of producers on these partitions that are open now. Only Kafka has any that last.
+    /// The open transactions on these partitions. Only Kafka has any that last.
     fn open_transactions(
         &self,
         _partitions: &[(Arc<str>, u32)],
@@ -192,7 +190,7 @@ pub trait Log: Send + Sync {
     /// The first offset whose record was appended at or after `at`; the end if there is none.
     fn offset_at(&self, topic: &str, partition: u32, at: Millis) -> Result<u64, LogError>;
 
-    /// The committed position of a processor: the next offset that it will read; `None` if it never committed.
+    /// The committed position of a processor: the next offset that it will read; `None` if it has never committed.
     fn committed(
         &self,
         processor: &str,
@@ -207,7 +205,7 @@ pub trait Log: Send + Sync {
             .collect()
     }
 
-    /// What is wrong with the positions that a processor has committed; changes nothing.
+    /// Faults in the committed positions of a processor. Changes nothing.
     fn position_faults(
         &self,
         _processor: &str,
@@ -216,19 +214,18 @@ pub trait Log: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// What is not as it should be with the topics that were provisioned, by the last look of this process.
+    /// Faults in the provisioned topics, by the last check of this process; each a sentence.
     fn troubles(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What happens to old records of a topic; `None`: not known. On the embedded log it is what
-    /// [`Log::provision`] was told.
+    /// The cleanup policy of a topic; `None`: unknown. On the embedded log it is the one given to [`Log::provision`].
     fn cleanup(&self, _topic: &str) -> Result<Option<Cleanup>, LogError> {
         Ok(None)
     }
 
-    /// The largest record that a topic takes, in bytes as [`record_size`] counts them. Remembered for some seconds; on Kafka it may
-    /// ask the brokers, and where they do not say it is Kafka's default.
+    /// The largest record of a topic, in bytes as [`record_size`] counts them. On Kafka this may send a request, and is cached for some
+    /// seconds; it is Kafka's default if the brokers do not answer.
     fn record_limit(&self, _topic: &str) -> usize {
         usize::MAX
     }
@@ -238,95 +235,95 @@ pub trait Log: Send + Sync {
         usize::MAX
     }
 
-    /// The least that a topic of the system's own has to take, so that what `ingress` takes can be carried on.
-    /// `None`: not one of these, or nothing that could be set.
+    /// The smallest record limit that one of OmniLink's own topics needs for all records of `ingress` to be processed, in bytes. `None`:
+    /// another topic, or a log without such a setting.
     fn wanted_record_limit(&self, _topic: &str) -> Option<usize> {
         None
     }
 
-    /// Forgets what is remembered of limits: a record was refused that should have fitted.
+    /// Invalidates cached record limits, after a record was refused that should have fitted.
     fn forget_record_limits(&self) {}
 
-    /// Drops what retention and compaction let go, now. It happens by itself as well; on Kafka only so.
+    /// Applies retention and compaction now. This also happens in the background; on Kafka only there.
     fn tidy(&self) -> Result<(), LogError> {
         Ok(())
     }
 
-    /// Changes how long records of a topic are kept, if the broker keeps them for another time. On the embedded log it is what
-    /// [`Log::provision`] was told. What goes wrong is logged: the topic then stays as it is.
+    /// Sets the retention of a topic, if the broker has another one. On the embedded log the retention is the one given to
+    /// [`Log::provision`]. Errors are logged, and the topic stays as it is.
     fn keep_for(&self, _topic: &str, _retention_ms: i64) {}
 
-    /// Why this log, or the state beside it, cannot be written any more: the process is to end, and the next start recovers.
+    /// Why this log, or the state beside it, cannot be written any more: the process should exit, and the next start recovers.
     fn failure(&self) -> Option<String> {
         None
     }
 
-    /// Whether the log answers now; for readiness. The text says what is wrong.
+    /// Whether the log is available now; for readiness.
     fn health(&self) -> Result<(), LogError>;
 }
 
 /// Reads chosen partitions of one topic.
 pub trait Reader: Send {
-    /// Starts to read a partition at an offset (one past the end is the end; offsets that retention has
-    /// dropped read from the first one left). May be called again to seek.
+    /// Starts to read a partition at an offset. An offset past the end is taken as the end, and one that retention has deleted as the
+    /// first remaining one. May be called again to seek.
     fn assign(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
 
-    /// As [`Reader::assign`], and nothing at or after `end` is wanted: whoever asks leaves out what comes all the same.
+    /// As [`Reader::assign`], with a hint that records at or after `end` are not needed. They may still be returned, and the caller must
+    /// skip them.
     fn assign_range(&mut self, partition: u32, offset: u64, _end: u64) -> Result<(), LogError> {
         self.assign(partition, offset)
     }
 
-    /// Whether all of a partition has been read that was readable at the last poll. Offsets alone do not say so: markers
-    /// of transactions and compaction leave some without a record.
+    /// Whether all records of a partition that were readable at the last poll have been returned. Offsets alone do not tell, since
+    /// transaction markers and compaction leave offsets without a record.
     fn at_end(&self, partition: u32) -> bool;
 
-    /// Appends records to `out` as soon as there are any, else returns after `wait`. At most about
-    /// 10,000 records or 8 MiB a call.
+    /// Appends records to `out` as soon as there are any, or returns after `wait`. At most about 10,000 records or 8 MiB per call.
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<(), LogError>;
 }
 
-/// What a poll of shared-out input met.
+/// The result of a poll of group-assigned input.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Polled {
     /// Records were appended to `out`, or none came within the wait.
     Records,
-    /// Partitions are ours now (topic index in the order given, partition): call `open` for each.
+    /// Partitions (topic index in the order given, partition) were assigned: call `open` for each.
     Assigned(Vec<(usize, u32)>),
-    /// Partitions are to be given up: commit what is open, then call `release`.
+    /// Partitions are being revoked: commit open work, then call `release`.
     Revoked(Vec<(usize, u32)>),
-    /// Partitions were taken: drop what is open, commit nothing, then call `release`.
+    /// Partitions were lost: drop open work without a commit, then call `release`.
     Lost(Vec<(usize, u32)>),
 }
 
-/// Input shared out among the nodes, whose position is kept elsewhere.
+/// Input with group-assigned partitions, whose positions are stored elsewhere.
 pub trait Source: Send {
-    /// As [`Reader::poll`]; hands on changes of the assignment.
+    /// As [`Reader::poll`]; also returns changes of the assignment.
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 
-    /// Which topic it is now, for whoever keeps positions in it. `None`: the log cannot tell. From the next
-    /// [`Source::open`] on, another topic under this name is [`LogError::Recreated`].
+    /// The current id of the topic, to be stored with positions. `None`: unknown. After the next [`Source::open`], another topic with
+    /// this name is [`LogError::Recreated`].
     fn topic_id(&mut self) -> Result<Option<TopicId>, LogError> {
         Ok(None)
     }
 
-    /// Begins to read an assigned partition at `offset`; may be called again to seek. An offset outside
-    /// the log is [`LogError::OutOfRange`], never a reset.
+    /// Starts to read an assigned partition at `offset`; may be called again to seek. An offset outside the log is
+    /// [`LogError::OutOfRange`], never a reset.
     fn open(&mut self, partition: u32, offset: u64) -> Result<(), LogError>;
 
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
 }
 
-/// The input of an effect: work may finish out of order, and what finished beyond the low-water mark is kept with it,
-/// so that one slow call makes nothing else repeat.
+/// The input of an effect. Work may finish out of order; the work finished beyond the low-water mark is stored with it, so that a slow
+/// call does not cause others to be repeated.
 pub trait Work: Send {
     /// As [`Source::poll`].
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 
-    /// Begins to read an assigned partition at its low-water mark, and says what is finished.
+    /// Starts to read an assigned partition at its low-water mark, and returns the finished work.
     fn open(&mut self, partition: u32) -> Result<Finished, LogError>;
 
-    /// Keeps what is finished.
+    /// Stores the finished work.
     fn commit(&mut self, partition: u32, finished: &Finished) -> Result<(), LogError>;
 
     /// Reads nothing more of an assigned partition until [`Work::resume`].
@@ -339,12 +336,12 @@ pub trait Work: Send {
     fn release(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError>;
 }
 
-/// One transaction of a lane: all of it is committed, or nothing.
+/// One transaction of a lane, committed atomically.
 #[derive(Default, Debug)]
 pub struct Transaction {
     /// Records to append.
     pub outputs: Vec<Output>,
-    /// Changes of keyed state, and on Kafka its changelog.
+    /// Changes of keyed state; on Kafka they are also written to the changelog.
     pub state: state::Changes,
     /// Input consumed: (topic index, partition, next offset).
     pub positions: Vec<(usize, u32, u64)>,
@@ -352,30 +349,29 @@ pub struct Transaction {
 
 /// The exactly-once input of a transform.
 pub trait Lane: Send {
-    /// Hands over the flag that asks the lane to stop: a commit that waits for the log gives up soon after it is set.
+    /// Sets the flag that asks the lane to stop: a commit that waits for the log gives up soon after the flag is set.
     fn stop_with(&mut self, _stop: Arc<AtomicBool>) {}
 
-    /// Makes a busy lane commit more often: records are processed sooner, at a higher cost of each.
+    /// Makes a busy lane commit more often: latency is lower, at a higher cost per record.
     fn hurry(&mut self) {}
 
     /// As [`Source::poll`].
     fn poll(&mut self, wait: Duration, out: &mut Vec<Fetched>) -> Result<Polled, LogError>;
 
-    /// Does for assigned partitions at once what [`Lane::open`] else does for each: to be called before they are opened.
+    /// Prepares assigned partitions together, which [`Lane::open`] otherwise does one by one. To be called before they are opened.
     fn prepare(&mut self, _partitions: &[(usize, u32)]) -> Result<(), LogError> {
         Ok(())
     }
 
-    /// Restores the keyed state of an assigned partition and begins to read it at the committed position,
-    /// which is returned. Where the topic was made again since, or retention has passed the position, that is said aloud and
-    /// reading begins at the start; a log that ends before the position is [`LogError::LostEnd`].
+    /// Restores the keyed state of an assigned partition and starts to read it at the committed position, which is returned. If the
+    /// topic was recreated, or retention has passed the position, this is reported and reading begins at the start; a log that ends
+    /// before the position is [`LogError::LostEnd`].
     fn open(&mut self, topic: usize, partition: u32) -> Result<u64, LogError>;
 
-    /// Reads an open partition again from its committed position, which is `offset`; the state is as it was.
+    /// Seeks an open partition to its committed position, which is `offset`; the state is unchanged.
     fn seek(&mut self, topic: usize, partition: u32, offset: u64) -> Result<(), LogError>;
 
-    /// Stops fetching all open partitions, which stay assigned; [`Lane::seek`] reads one on. Records may still come from a lane
-    /// that cannot stop.
+    /// Pauses all open partitions, which stay assigned; [`Lane::seek`] resumes one. A lane that cannot pause may still return records.
     fn pause(&mut self) {}
 
     /// Gives up partitions after [`Polled::Revoked`] or [`Polled::Lost`].
@@ -385,16 +381,15 @@ pub trait Lane: Send {
     /// [`Class::Fatal`]: build a new lane.
     fn commit(&mut self, transaction: Transaction) -> Result<(), LogError>;
 
-    /// First and next offset of an input partition, for timers: one due at T fires after the lane has read past the
-    /// end that it saw at or after T.
+    /// The offsets of an input partition, for timers: one due at T fires after the lane has read past the end that it saw at or after T.
     fn offset_range(&self, topic: usize, partition: u32) -> Result<OffsetRange, LogError>;
 
-    /// One past the last offset that polls have returned of an open partition. Offsets without a record (markers of
-    /// transactions, aborted records) count as returned once the polls are past them.
+    /// One past the last offset of an open partition that polls have returned. Offsets without a record (transaction markers, aborted
+    /// records) count as returned once polls have passed them.
     fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError>;
 
-    /// Whether no record lies in these offsets of an input partition. Reads the log: only for partitions whose last offsets
-    /// have no record for long, such as after compaction, which [`Lane::handed_out`] does not see.
+    /// Whether an input partition has no record in these offsets. Reads the log, so it is only for partitions whose last offsets have
+    /// had no record for long, such as after compaction, which [`Lane::handed_out`] does not see.
     fn is_empty(
         &mut self,
         _topic: usize,
@@ -404,6 +399,6 @@ pub trait Lane: Send {
         Ok(false)
     }
 
-    /// The keyed state of this node.
+    /// The keyed state on this node.
     fn state(&self) -> &state::StateStore;
 }

@@ -1,14 +1,14 @@
-//! Reading stretches of partitions, whole.
+//! Reads ranges of offsets completely.
 
 use std::time::{Duration, Instant};
 
 use super::{Fetched, LogError, Reader, Unavailable};
 
-/// How long a read may go without a record.
+/// The longest wait for the next record.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Reads the stretches (partition, first offset, one past the last), of different partitions, and hands each record on; within a
-/// partition in order. A stretch may hold offsets without records.
+/// Reads the ranges (partition, first offset, one past the last) of different partitions, and passes each record to `take`, in order
+/// within a partition. A range may include offsets without records.
 pub fn read_ranges(
     reader: &mut dyn Reader,
     ranges: &[(u32, u64, u64)],

@@ -1,8 +1,8 @@
-//! How many bytes a record takes in a log, known before it is written.
+//! The size of a record in a log, computed before it is written.
 //!
 //! The measure is Kafka's: a broker compares `max.message.bytes` with the whole record batch (version 2), so a record is
-//! counted as the only one in a batch, uncompressed, with every length at its longest. What fits by this measure fits
-//! whatever the client batches or compresses. The embedded log counts the same way.
+//! counted as the only one in a batch, uncompressed, with the longest encoding of every length. A record that fits by this measure
+//! fits however the client batches or compresses it. The embedded log counts the same way.
 
 use super::Record;
 
@@ -11,7 +11,7 @@ pub const BATCH_HEADER: usize = 61;
 /// The longest varint of a length or of a delta.
 const VARINT: usize = 5;
 
-/// Bytes of a record in a batch by itself, at most.
+/// An upper bound of the bytes of a record in a batch of its own.
 pub fn record_size(record: &Record) -> usize {
     let headers = record.headers.iter();
     let headers = headers.map(|(name, value)| header_size(name, value.as_deref()));
@@ -23,12 +23,12 @@ pub fn record_size(record: &Record) -> usize {
         + headers.sum::<usize>()
 }
 
-/// Bytes of a header within a record, at most.
+/// An upper bound of the bytes of a header within a record.
 pub fn header_size(name: &str, value: Option<&[u8]>) -> usize {
     VARINT + name.len() + VARINT + value.map_or(0, <[u8]>::len)
 }
 
-/// Bytes of a record without headers within a batch, at most.
+/// An upper bound of the bytes of a record without headers within a batch.
 pub(crate) fn row_size(key: &[u8], value: &[u8]) -> usize {
     // Length, attributes, the two deltas, the lengths of key and value, the number of headers.
     VARINT + 1 + 2 * VARINT + VARINT + key.len() + VARINT + value.len() + VARINT

@@ -1,26 +1,26 @@
-//! What there is of the topics that there should be.
+//! Compares the topics of the log with their specifications.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Cleanup, Log, LogError, TopicSpec, error::way_out};
 
-/// One topic, as it should be and as it is.
+/// The result for one topic.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Topic")]
 pub struct Surveyed {
-    /// The whole name.
+    /// The full topic name.
     pub name: String,
     /// The number of partitions; `None`: there is no such topic.
     pub partitions: Option<u32>,
-    /// What happens to old records, in words; that of the log where it can be asked.
+    /// The cleanup policy and retention, such as `delete after 7 d`: that of the log if it is known, else the specified one.
     pub cleanup: String,
-    /// Records from the first one kept to the end (on Kafka markers of transactions count).
+    /// The number of records from the first remaining one to the end (on Kafka including transaction markers).
     pub records: u64,
-    /// What is not as it should be; `None`: nothing.
+    /// How the topic differs from its specification; `None`: it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-    /// Whether nothing works for that trouble; else it works, and keeps more or less than it should.
+    /// Whether the processors cannot run because of it; otherwise only retention or limits differ.
     #[serde(skip)]
     pub stalls: bool,
 }
@@ -31,7 +31,7 @@ pub fn survey(log: &dyn Log, specs: &[TopicSpec]) -> Result<Vec<Surveyed>, LogEr
     for spec in specs {
         surveyed.push(one(log, spec)?);
     }
-    // Only where all have another count than configured is it the configuration that is wrong.
+    // The configuration is wrong only if the counts of all topics differ from it.
     let configured = specs.iter().map(|spec| spec.partitions).max();
     let mut counts = specs
         .iter()

@@ -1,20 +1,20 @@
-//! The id that tells a topic from others of its name.
+//! Topic ids, which distinguish topics of the same name.
 
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-/// The id that a topic was given when it was made. Shown as Kafka's own tools show it: URL-safe base64, 22 characters.
+/// The id that a topic got when it was created. Displayed as by Kafka's tools: URL-safe base64, 22 characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TopicId([u8; 16]);
 
 impl TopicId {
-    /// `None` for all zeros, which brokers before Kafka 2.8 answer with.
+    /// `None` for all zeros, which brokers before Kafka 2.8 return.
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         (bytes != [0; 16]).then_some(Self(bytes))
     }
 
-    /// The bytes, most significant first.
+    /// The 16 bytes, most significant first.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0
     }
@@ -26,9 +26,9 @@ impl fmt::Display for TopicId {
     }
 }
 
-/// Text that is no topic id.
+/// A text is not a topic id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no topic id: 22 characters of URL-safe base64 are one")]
+#[error("not a topic id: expected 22 characters of URL-safe base64")]
 pub struct InvalidTopicId;
 
 impl FromStr for TopicId {
@@ -41,11 +41,11 @@ impl FromStr for TopicId {
     }
 }
 
-/// A topic as the log has it now.
+/// The current description of a topic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Described {
-    /// Its id; `None`: the brokers know no ids.
+    /// The topic id; `None`: the brokers have no topic ids.
     pub id: Option<TopicId>,
-    /// How many partitions there are, whatever is configured.
+    /// The number of existing partitions, whatever is configured.
     pub partitions: u32,
 }

@@ -3,71 +3,71 @@
 use std::sync::Arc;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
-/// How long records of `audit` are kept unless told otherwise, in days.
+/// The default retention of `audit`, in days.
 const AUDIT_DAYS: u32 = 90;
 
-/// What happens to old records.
+/// The cleanup policy of a topic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cleanup {
-    /// Kept for ever.
+    /// Records are kept for ever.
     Keep,
-    /// Dropped when older than this many milliseconds.
+    /// Records are deleted after the retention time.
     Delete {
-        /// The age from which records are dropped, in milliseconds.
+        /// The retention time, in milliseconds.
         retention_ms: i64,
     },
-    /// The last record a key is kept.
+    /// The last record of each key is kept.
     Compact,
-    /// The last record a key is kept, but none that is older than this.
+    /// The last record of each key is kept until the retention time.
     CompactDelete {
-        /// The age from which records are dropped, in milliseconds.
+        /// The retention time, in milliseconds.
         retention_ms: i64,
     },
 }
 
-/// A topic to be made or checked.
+/// A topic to be created or checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicSpec {
-    /// The whole name, prefix included.
+    /// The full name, including the prefix.
     pub name: Arc<str>,
     /// The number of partitions.
     pub partitions: u32,
-    /// What happens to old records.
+    /// The cleanup policy.
     pub cleanup: Cleanup,
 }
 
-/// The names of the system's topics under one prefix.
+/// The names of OmniLink's topics with one prefix.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// `topics.prefix`, such as `omnilink.`; also in front of consumer groups and transactional ids.
+    /// `topics.prefix`, such as `omnilink.`; also the prefix of consumer groups and transactional ids.
     pub prefix: Arc<str>,
-    /// Events as they came.
+    /// Events as received.
     pub ingress: Arc<str>,
     /// Admitted events: the history.
     pub events: Arc<str>,
     /// Keys, sources, switches, policies.
     pub controls: Arc<str>,
-    /// Who did what.
+    /// The audit log.
     pub audit: Arc<str>,
-    /// What runs are told.
+    /// Commands to runs.
     pub commands: Arc<str>,
-    /// What has happened to runs.
+    /// Events of runs.
     pub runs: Arc<str>,
     /// Calls of steps, for workers.
     pub steps: Arc<str>,
     /// Requests for plans.
     pub goals: Arc<str>,
-    /// The plans of goals that succeeded, and what is known about them.
+    /// Cached plans of goals that succeeded, with their metadata.
     pub plans: Arc<str>,
-    /// Over a limit of a topology.
+    /// Records that exceeded a rate limit of a topology.
     pub throttled: Arc<str>,
-    /// Rejected, with why.
+    /// Dead letters: rejected records with the reason.
     pub dlq: Arc<str>,
-    /// Which of these went back to their topics.
+    /// Which dead letters have been redriven.
     pub redriven: Arc<str>,
-    /// Which times have started workflows.
+    /// The scheduled times for which workflows have been started.
     pub cron: Arc<str>,
-    /// How long records of `audit` are kept, in days.
+    /// The retention of `audit`, in days.
     audit_days: u32,
 }
 
@@ -103,7 +103,7 @@ impl Names {
         }
     }
 
-    /// How long records of `audit` are kept, in milliseconds.
+    /// The retention of `audit`, in milliseconds.
     pub fn audit_retention_ms(&self) -> i64 {
         i64::from(self.audit_days) * DAY_MS
     }
@@ -113,7 +113,7 @@ impl Names {
         format!("{}state.{processor}", self.prefix).into()
     }
 
-    /// Whether a topic is one of the system's: nobody else writes there.
+    /// Whether a topic is one of OmniLink's own, to which no other producer writes.
     pub fn is_own(&self, topic: &str) -> bool {
         let Some(name) = topic.strip_prefix(&*self.prefix) else {
             return false;
@@ -147,7 +147,7 @@ impl Names {
             spec(&self.plans, partitions, Cleanup::Compact),
             spec(&self.throttled, partitions, delete(7)),
             spec(&self.dlq, partitions, delete(30)),
-            // Outlives what it is about.
+            // Kept longer than the dead letters.
             spec(&self.redriven, 1, delete(31)),
             spec(&self.cron, 1, Cleanup::Compact),
             spec(

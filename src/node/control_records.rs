@@ -63,7 +63,9 @@ enum NotAppended {
     #[error(transparent)]
     State(#[from] StateError),
     #[error("the record cannot be encoded: {0}")]
-    Encode(String),
+    Json(#[from] serde_json::Error),
+    #[error("the record cannot be encoded: {0}")]
+    Avro(#[from] apache_avro::Error),
     #[error("the log is closing")]
     Closing,
 }
@@ -129,7 +131,6 @@ impl Writer {
         if self.state.get(&space, APPENDED)?.as_deref() == Some(mark.as_bytes()) {
             return Ok(None);
         }
-        let encode = |e: &dyn std::fmt::Display| NotAppended::Encode(e.to_string());
         let command = Command {
             tenant: ALL_TENANTS.to_owned(),
             run_id: String::new(),
@@ -139,9 +140,9 @@ impl Writer {
             on_behalf_of: None,
             traceparent: None,
             tracestate: None,
-            body: serde_json::to_string(state).map_err(|e| encode(&e))?,
+            body: serde_json::to_string(state)?,
         };
-        let record = command.encode().map_err(|e| encode(&e))?;
+        let record = command.encode()?;
         let partitions = self.log.partitions(&self.topic)?;
         let outputs = (0..partitions).map(|partition| Output {
             topic: Arc::clone(&self.topic),

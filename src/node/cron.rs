@@ -13,7 +13,7 @@ use crate::{
     workflows::Current,
 };
 
-/// Starts it.
+/// Starts cron triggers, and registers them for readiness.
 pub(super) fn start(
     storage: &Storage,
     controls: &Arc<Controls>,

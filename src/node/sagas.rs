@@ -28,7 +28,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
     })
 }
 
-/// Starts it.
+/// Starts the lanes of the processor `saga`, and registers it for readiness.
 pub(super) fn start(
     config: &Config,
     storage: &Storage,

@@ -11,11 +11,24 @@ use crate::{
         template::{SlotKind, Template},
     },
     runs::Json,
-    workflows::Workflow,
+    workflows::{Mismatch, Workflow},
 };
 
-/// The params. `Err`: why the workflow does not fit the goal, such as a required param that no slot gives.
-pub(super) fn bind(workflow: &Workflow, goal: &Goal) -> Result<Json, String> {
+/// Why a workflow does not fit a goal.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BindError {
+    /// The params do not match the schema of the workflow, as when no slot gives a required param.
+    #[error("`/params{}`: {}", .0.at, .0.message)]
+    Params(#[source] Mismatch),
+    /// The slots of the goal cannot be assigned to those of the examples.
+    #[error(
+        "its examples number their slots in different orders, so that a goal in other words may mean either"
+    )]
+    AmbiguousSlots,
+}
+
+/// The params of the workflow for the goal.
+pub(super) fn bind(workflow: &Workflow, goal: &Goal) -> Result<Json, BindError> {
     let slots = Value::Object(slots(workflow, goal)?.into_iter().collect());
     let context = Context::new().with("slots", &slots);
     let mut params = Map::new();
@@ -29,13 +42,13 @@ pub(super) fn bind(workflow: &Workflow, goal: &Goal) -> Result<Json, String> {
     let params = Value::Object(params);
     match workflow.params.check_open(&params) {
         Ok(()) => Ok(Json::of(&params)),
-        Err(wrong) => Err(format!("`/params{}`: {}", wrong.at, wrong.message)),
+        Err(mismatch) => Err(BindError::Params(mismatch)),
     }
 }
 
 /// The values of the slots, by the names that the examples give them: `from {LOCATION_2} to {LOCATION_1}` is the same as `to {LOCATION_1}
 /// from {LOCATION_2}`.
-fn slots(workflow: &Workflow, goal: &Goal) -> Result<BTreeMap<String, Value>, String> {
+fn slots(workflow: &Workflow, goal: &Goal) -> Result<BTreeMap<String, Value>, BindError> {
     let mut examples = workflow.examples.iter();
     if let Some(slots) = examples.find_map(|example| goal.template.matches(example)) {
         return Ok(slots);
@@ -43,7 +56,7 @@ fn slots(workflow: &Workflow, goal: &Goal) -> Result<BTreeMap<String, Value>, St
     if workflow.examples.iter().all(is_in_order) {
         return Ok(goal.slots.clone());
     }
-    Err("its examples number their slots in different orders, so that a goal in other words may mean either".to_owned())
+    Err(BindError::AmbiguousSlots)
 }
 
 /// Whether slots of a kind are numbered as they appear, which is how those of goals are.

@@ -28,7 +28,7 @@ pub(super) struct Entry {
     /// When the last run with it succeeded.
     pub(super) at: Millis,
     pub(super) cached: CachedPlan,
-    /// The plan.
+    /// The plan as JSON.
     pub(super) plan: Value,
     /// What is written in it.
     literals: Literals,

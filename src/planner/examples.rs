@@ -62,9 +62,9 @@ pub(super) struct Match {
 
 /// No workflow matches.
 pub(super) struct NoMatch {
-    /// Why.
+    /// A stable code.
     pub(super) reason: &'static str,
-    /// The workflow that came nearest, and how near.
+    /// The most similar workflow, with its similarity.
     pub(super) nearest: Option<(String, f64)>,
 }
 

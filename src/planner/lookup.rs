@@ -277,7 +277,7 @@ impl Inner {
         let bound = if disabled {
             Err("workflow_disabled".to_owned())
         } else {
-            bind(&workflow, goal)
+            bind(&workflow, goal).map_err(|error| error.to_string())
         };
         match bound {
             Ok(params) => {

@@ -73,7 +73,7 @@ pub enum ExpressionError {
     /// It is longer than [`EXPRESSION_MAX`].
     #[error("an expression of {bytes} bytes; at most {EXPRESSION_MAX} are allowed")]
     TooLong {
-        /// Its length.
+        /// The length of the expression, in bytes.
         bytes: usize,
     },
     /// The engine cannot read it, for this reason.
@@ -167,7 +167,7 @@ pub enum Template {
 /// A part of a text.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Part {
-    /// Literal text.
+    /// Text outside expressions, which is copied.
     Fixed(String),
     /// Replaced by its value.
     Expression(Expression),

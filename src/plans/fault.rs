@@ -41,7 +41,7 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// One fault.
+/// A fault in a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
     /// The value that is wrong.

@@ -13,7 +13,7 @@ pub(super) const SECONDS_MAX: u64 = 400 * 86_400;
 /// The maximum time limit of an attempt, in seconds.
 pub(super) const ATTEMPT_SECONDS_MAX: u64 = 7 * 86_400;
 
-/// One step.
+/// A step of a plan.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Step {
     /// `[A-Za-z_][A-Za-z0-9_]{0,63}`, unique in its plan.

@@ -126,13 +126,13 @@ impl Builtin {
 /// What kind of action a tool is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Changes nothing.
+    /// Reads data without changing anything.
     Read,
-    /// Makes or changes something.
+    /// Creates or changes data.
     Write,
-    /// Deletes something.
+    /// Deletes data.
     Delete,
-    /// Pays.
+    /// Makes a payment.
     Payment,
     /// Sends a message to people.
     Message,
@@ -154,7 +154,7 @@ pub enum Lane {
     Safe,
     /// Waits for a person's approval.
     Sensitive,
-    /// Never runs.
+    /// Is never called.
     Blocked,
 }
 

@@ -45,9 +45,9 @@ use crate::{
 const BUSY: Duration = Duration::from_millis(1);
 /// The pause between polls while nothing can be written.
 const STALLED: Duration = Duration::from_millis(250);
-/// How long a partition that another owner has taken is left alone, unless it is assigned again: by then a node that was suspended has
+/// How long a partition that another owner has taken is excluded, unless it is assigned again. By then a node that was suspended has
 /// learnt that it lost the partition.
-const SHUN: Duration = Duration::from_secs(15);
+const EXCLUSION: Duration = Duration::from_secs(15);
 /// How long a rebalance waits for the open batches to be committed.
 const SOON: Duration = Duration::from_secs(5);
 /// A poll that returns this many records is taken as the sign of a backlog.
@@ -164,10 +164,10 @@ struct Lane {
     projection: &'static str,
     progress: Arc<LaneProgress>,
     pipe: Box<dyn Pipe>,
-    /// The assigned partitions that another owner has taken, and until when they are left alone.
-    shunned: BTreeMap<u32, Instant>,
+    /// The assigned partitions that another owner has taken, and the end of their exclusion.
+    excluded: BTreeMap<u32, Instant>,
     /// When to take the partitions again, after an error or a rebalance; `None` while records can be written.
-    again: Option<Instant>,
+    retake_at: Option<Instant>,
     /// Attempts without a commit, and the number of commits before them.
     attempt: u32,
     commits: u64,
@@ -204,8 +204,8 @@ impl Lane {
             projection,
             progress,
             pipe,
-            shunned: BTreeMap::new(),
-            again: None,
+            excluded: BTreeMap::new(),
+            retake_at: None,
             attempt: 0,
             commits: 0,
             dropped: BTreeMap::new(),
@@ -221,12 +221,12 @@ impl Handler for Lane {
     }
 
     fn next(&mut self, source: &mut Self::Input, assigned: &Partitions) -> Result<Next, Fault> {
-        self.look_at_shunned();
-        if self.again.is_some_and(|at| Instant::now() >= at) {
+        self.end_exclusions();
+        if self.retake_at.is_some_and(|at| Instant::now() >= at) {
             self.take_over(source, assigned)?;
         }
         let wait = if self.pipe.is_empty() { IDLE } else { BUSY };
-        Ok(Next::Poll(wait.min(self.until_again())))
+        Ok(Next::Poll(wait.min(self.until_retake())))
     }
 
     fn records(
@@ -236,8 +236,8 @@ impl Handler for Lane {
         assigned: &Partitions,
     ) -> Result<Step, Fault> {
         let records = batch.len();
-        if self.again.is_none() {
-            if let Err(error) = self.take_in(std::mem::take(batch)) {
+        if self.retake_at.is_none() {
+            if let Err(error) = self.process(std::mem::take(batch)) {
                 self.failed(error)?;
             }
         } else if records > 0 {
@@ -248,10 +248,10 @@ impl Handler for Lane {
 
     fn assigned(&mut self, _: &mut Self::Input, partitions: &[(usize, u32)]) -> Result<(), Fault> {
         for (_, partition) in partitions {
-            self.shunned.remove(partition);
+            self.excluded.remove(partition);
         }
         self.flush();
-        self.again = Some(Instant::now());
+        self.retake_at = Some(Instant::now());
         Ok(())
     }
 
@@ -265,10 +265,10 @@ impl Handler for Lane {
             self.flush();
         }
         for (_, partition) in partitions {
-            self.shunned.remove(partition);
+            self.excluded.remove(partition);
         }
         self.pipe.reset();
-        self.again = Some(Instant::now());
+        self.retake_at = Some(Instant::now());
         Ok(())
     }
 
@@ -282,14 +282,15 @@ impl Handler for Lane {
         source.release(&all)
     }
 
-    /// While it cannot write, it has said why.
+    /// While it cannot write, the reason has been reported already.
     fn state(&self) -> Option<State<'_>> {
-        self.again.is_none().then_some(State::Running)
+        self.retake_at.is_none().then_some(State::Running)
     }
 }
 
 impl Lane {
-    fn take_in(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
+    /// Adds records to the pipe, and writes rows if there are enough.
+    fn process(&mut self, records: Vec<Fetched>) -> Result<(), ProjectionError> {
         let backlog = records.len() >= MANY;
         if !records.is_empty() {
             self.pipe.add(records)?;
@@ -302,14 +303,14 @@ impl Lane {
     }
 
     /// The time until the partitions are taken again.
-    fn until_again(&self) -> Duration {
-        self.again
+    fn until_retake(&self) -> Duration {
+        self.retake_at
             .map_or(IDLE, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Commits the open batches before a rebalance. Records that cannot be committed are read again by the next owner.
     fn flush(&mut self) {
-        if self.again.is_none()
+        if self.retake_at.is_none()
             && let Err(error) = self.pipe.flush(SOON)
         {
             tracing::warn!(%error, "dropped a batch: it will be read again");
@@ -324,7 +325,7 @@ impl Lane {
     ) -> Result<(), LogError> {
         match self.try_take_over(source, assigned) {
             Ok(()) => {
-                self.again = None;
+                self.retake_at = None;
                 Ok(())
             }
             Err(error) => self.failed(error),
@@ -337,7 +338,7 @@ impl Lane {
         assigned: &Partitions,
     ) -> Result<(), ProjectionError> {
         let ours = assigned.iter().map(|(_, partition)| *partition);
-        let ours = ours.filter(|p| !self.shunned.contains_key(p));
+        let ours = ours.filter(|p| !self.excluded.contains_key(p));
         let topic = source.topic_id()?;
         let ours: Vec<u32> = ours.collect();
         self.pipe.take(&ours, topic)?;
@@ -384,14 +385,14 @@ impl Lane {
             }
             ProjectionError::Fenced => {
                 self.pipe.reset();
-                self.shun_others();
-                self.again = Some(Instant::now() + BACKOFF.pause(0));
+                self.exclude_taken();
+                self.retake_at = Some(Instant::now() + BACKOFF.pause(0));
             }
             // One of the two lanes always commits, so the conflict resolves itself.
             ProjectionError::Raced => {
                 tracing::debug!("another lane has changed an entity: reading it again");
                 self.pipe.reset();
-                self.again = Some(Instant::now() + BACKOFF.pause(0));
+                self.retake_at = Some(Instant::now() + BACKOFF.pause(0));
             }
             error => {
                 self.pipe.reset();
@@ -404,18 +405,18 @@ impl Lane {
 
     /// Schedules the next attempt. The pauses grow until a transaction is committed.
     fn try_again(&mut self) {
-        self.again = Some(Instant::now() + BACKOFF.pause(self.attempt));
+        self.retake_at = Some(Instant::now() + BACKOFF.pause(self.attempt));
         self.attempt += 1;
         self.commits = self.pipe.commits();
     }
 
-    /// After fencing: leaves the partitions alone that another owner has taken. (After a rebuild there are none.)
-    fn shun_others(&mut self) {
+    /// After fencing: excludes the partitions that another owner has taken. (After a rebuild there are none.)
+    fn exclude_taken(&mut self) {
         match self.pipe.taken_by_others() {
             Ok(others) => {
                 for partition in others {
                     tracing::warn!(partition, "another owner has the partition");
-                    self.shunned.insert(partition, Instant::now() + SHUN);
+                    self.excluded.insert(partition, Instant::now() + EXCLUSION);
                     self.progress.revoked(&self.setup.topic, partition);
                 }
             }
@@ -424,12 +425,13 @@ impl Lane {
         }
     }
 
-    fn look_at_shunned(&mut self) {
-        let before = self.shunned.len();
-        self.shunned.retain(|_, until| Instant::now() < *until);
-        if self.shunned.len() < before && self.again.is_none() {
+    /// Ends exclusions whose time has passed, and has their partitions taken again.
+    fn end_exclusions(&mut self) {
+        let before = self.excluded.len();
+        self.excluded.retain(|_, until| Instant::now() < *until);
+        if self.excluded.len() < before && self.retake_at.is_none() {
             self.flush();
-            self.again = Some(Instant::now());
+            self.retake_at = Some(Instant::now());
         }
     }
 
@@ -441,7 +443,7 @@ impl Lane {
                 let _ = source.open(*partition, next.next);
             }
         }
-        std::thread::sleep(STALLED.min(self.until_again()));
+        std::thread::sleep(STALLED.min(self.until_retake()));
     }
 
     fn stalled(&self, error: &ProjectionError) {

@@ -64,14 +64,14 @@ impl Projector {
     }
 }
 
-/// What the records of the topic say.
+/// The status that a record of the topic stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Status {
     /// Records of `ingress`.
     Pending,
     /// Records of `events`.
     Completed,
-    /// Dead letters.
+    /// Records of `dlq`.
     Failed,
 }
 

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// A record that cannot become a row, and why.
 #[derive(Clone, Debug)]
 pub struct Rejection<'a> {
-    /// The record.
+    /// The rejected record.
     pub record: &'a Fetched,
     /// A stable code: `invalid_…`, or `postgres_` followed by the SQLSTATE.
     pub code: Cow<'a, str>,

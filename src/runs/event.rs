@@ -70,7 +70,7 @@ pub enum RiskLane {
     Yellow,
     /// Waits for a person's approval.
     Red,
-    /// Never runs.
+    /// Is never called.
     Blocked,
 }
 
@@ -176,7 +176,7 @@ pub struct CompensationResult {
     pub step_id: Arc<str>,
     /// Whether that succeeded.
     pub success: bool,
-    /// Why not.
+    /// The error, if it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StepError>,
 }

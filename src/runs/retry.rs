@@ -12,7 +12,7 @@ use super::{
 /// A step that an earlier run has carried out, and that is not repeated.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Reused {
-    /// The step.
+    /// The id of the step.
     pub step_id: Arc<str>,
     /// The run that has carried it out.
     pub run_id: String,
@@ -23,7 +23,7 @@ pub struct Reused {
         deserialize_with = "present"
     )]
     pub input: Option<Json>,
-    /// Its output.
+    /// The output of the step.
     pub output: Json,
     /// A person skipped it, with this output.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     plans::{Builtin, Call, OnExhausted, Plan, Retry, Template, Tool, When, Worker},
     runs::Json,
-    workflows::Schema,
+    workflows::{Mismatch, Schema},
 };
 
 /// Default time limit of an attempt: five minutes.
@@ -39,9 +39,9 @@ pub struct CompiledPlan {
 pub struct CompiledStep {
     /// Its id.
     pub id: Arc<str>,
-    /// Its tool.
+    /// The tool that is called.
     pub tool: Arc<Tool>,
-    /// Its input.
+    /// The input of the call.
     pub input: Input,
     /// Indexes of the steps that must end before it.
     pub depends_on: Vec<usize>,
@@ -53,7 +53,7 @@ pub struct CompiledStep {
     pub when: Option<When>,
     /// Time limit of an attempt, in milliseconds. The default of a `wait` is the time limit of the run; its input may set another one.
     pub timeout_ms: u64,
-    /// Retries.
+    /// The number of attempts and the pauses between them.
     pub retry: RetryPolicy,
     /// Time limit of all attempts together, in milliseconds.
     pub deadline_ms: Option<u64>,
@@ -68,15 +68,15 @@ pub struct CompiledStep {
 /// A call that undoes a step.
 #[derive(Debug)]
 pub struct Compensation {
-    /// Its tool.
+    /// The tool that is called.
     pub tool: Arc<Tool>,
-    /// Its input.
+    /// The input of the call.
     pub input: Input,
     /// Indexes of the other steps whose outputs its input refers to.
     pub refers: Vec<usize>,
     /// Time limit of an attempt, in milliseconds.
     pub timeout_ms: u64,
-    /// Retries.
+    /// The number of attempts and the pauses between them.
     pub retry: RetryPolicy,
 }
 
@@ -113,9 +113,9 @@ pub struct Defaults {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("step `{step}`: there is no tool `{tool}`")]
 pub struct UnknownTool {
-    /// The step.
+    /// The id of the step.
     pub step: String,
-    /// The tool.
+    /// The name of the missing tool.
     pub tool: String,
 }
 
@@ -282,13 +282,11 @@ fn schema_of(tool: &Tool) -> Option<Arc<Schema>> {
 }
 
 impl CompiledStep {
-    /// Checks an input, which may have placeholders, against the tool's schema. `Err`: what does not match.
-    pub(super) fn check_input(&self, input: &Value) -> Result<(), String> {
-        let Some(schema) = &self.schema else {
-            return Ok(());
-        };
-        schema
-            .check_open(input)
-            .map_err(|mismatch| format!("{}: {}", mismatch.at, mismatch.message))
+    /// Checks an input, which may have placeholders, against the tool's schema.
+    pub(super) fn check_input(&self, input: &Value) -> Result<(), Mismatch> {
+        match &self.schema {
+            Some(schema) => schema.check_open(input),
+            None => Ok(()),
+        }
     }
 }

@@ -28,9 +28,9 @@ pub enum Notice {
     Answered {
         /// Its partition in `commands`.
         partition: u32,
-        /// Its offset.
+        /// Its offset in that partition.
         offset: u64,
-        /// The answer.
+        /// The answer to its sender.
         answer: Answer,
     },
     /// The run has ended.

@@ -13,13 +13,13 @@ use crate::{
 /// A step of a run.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Execution {
-    /// Its status.
+    /// The status of the step.
     pub status: StepStatus,
     /// How often it was attempted.
     pub attempts: u32,
     /// Its rendered input, once it was scheduled.
     pub input: Option<Json>,
-    /// Its output.
+    /// The output, once the step has succeeded.
     pub output: Option<Json>,
     /// The error of the step, or of its last attempt.
     pub error: Option<StepError>,
@@ -49,7 +49,7 @@ pub struct Claimable<'r> {
     pub step: &'r CompiledStep,
     /// The step's own call, or its compensation.
     pub kind: CallKind,
-    /// The attempt.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// The deadline of the attempt.
     pub deadline: Option<Millis>,

@@ -8,11 +8,11 @@ use crate::runs::RiskLane;
 /// How risky a step is, and why.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Risk {
-    /// The lane.
+    /// The risk lane: green, yellow or red.
     pub lane: RiskLane,
     /// From 0 to 1: the highest score of the reasons.
     pub score: f64,
-    /// Stable codes.
+    /// The stable codes of the reasons.
     pub reasons: Vec<String>,
 }
 

@@ -293,7 +293,7 @@ impl Run {
         self.end.is_some()
     }
 
-    /// Its status.
+    /// The status of the run.
     pub fn status(&self) -> RunStatus {
         match &self.end {
             Some(End::Succeeded(_)) => return RunStatus::Succeeded,

@@ -77,7 +77,7 @@ pub struct Snapshot {
 pub struct TextKey {
     /// The index of the step.
     pub step: u32,
-    /// Which text.
+    /// Which of the texts of the step.
     pub text: StepText,
 }
 
@@ -87,7 +87,7 @@ pub struct TextKey {
 pub enum StepText {
     /// Its rendered input.
     Input = 0,
-    /// Its output.
+    /// The output of the step.
     Output = 1,
     /// The rendered input of the call that undoes it.
     UndoInput = 2,

@@ -15,9 +15,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Where a page ends: the time of its last row, in microseconds since 1970, and the row's id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// The time.
+    /// The time of the row, in microseconds since the Unix epoch.
     pub at: i64,
-    /// The id.
+    /// The id of the row, which orders rows of the same time.
     pub id: String,
 }
 
@@ -39,9 +39,9 @@ pub struct Page {
 /// A pattern of actions: exact, or a prefix.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Actions {
-    /// This one.
+    /// Exactly this action.
     Exactly(String),
-    /// Those that begin so.
+    /// All actions with this prefix.
     Prefix(String),
 }
 
@@ -50,9 +50,9 @@ pub enum Actions {
 pub struct AuditRow {
     /// Whose data or rights it concerns.
     pub tenant: String,
-    /// Its place.
+    /// The position of the row, for pages.
     pub place: Place,
-    /// Who did it.
+    /// The principal that acted.
     pub principal: Option<String>,
     /// The user whom the principal acted for.
     pub on_behalf_of: Option<String>,
@@ -75,7 +75,7 @@ pub struct AuditRow {
 /// A row of `rejections`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RejectionRow {
-    /// Its place.
+    /// The position of the row, for pages.
     pub place: Place,
     /// The name of the webhook source.
     pub source: String,

@@ -14,9 +14,9 @@ pub struct EmergencyRow {
     pub value: Option<String>,
     /// Why a switch is in force, or a feature disabled.
     pub disabled_reason: Option<String>,
-    /// Who did that.
+    /// The principal that changed it last.
     pub updated_by: Option<String>,
-    /// When.
+    /// The time of that change.
     pub updated_at: Option<Millis>,
 }
 

@@ -8,11 +8,11 @@ use crate::base::clock::Millis;
 pub struct KeyRow {
     /// The tenant that it belongs to.
     pub tenant: String,
-    /// Its id.
+    /// The id of the key.
     pub id: String,
-    /// Its name.
+    /// The display name.
     pub name: String,
-    /// Who acts with it.
+    /// The principal that acts with it.
     pub principal: String,
     /// `person` or `service`.
     pub kind: String,
@@ -32,14 +32,14 @@ pub struct KeyRow {
     pub revoked_at: Option<Millis>,
 }
 
-/// When something was ended.
+/// A key that was revoked, or an integration that was deleted, of which nothing but the time is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
     /// The tenant that it belonged to.
     pub tenant: String,
-    /// Its id.
+    /// The id of the key or integration.
     pub id: String,
-    /// When.
+    /// When it was revoked or deleted.
     pub at: Millis,
 }
 

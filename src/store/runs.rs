@@ -15,9 +15,9 @@ pub const HISTORY_ROW: i64 = 64;
 /// A run without its large columns.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunHead {
-    /// Whose run it is.
+    /// The tenant of the run.
     pub tenant: String,
-    /// Its id.
+    /// The run id, a UUID.
     pub run_id: String,
     /// The number of its last record.
     pub seq: i64,
@@ -25,7 +25,7 @@ pub struct RunHead {
     pub status: String,
     /// The workflow: name and version.
     pub workflow: Option<(String, String)>,
-    /// The goal.
+    /// The goal in plain words, if the run has one.
     pub goal: Option<String>,
     /// JSON text: the error of a run that did not succeed.
     pub error: Option<String>,
@@ -33,7 +33,7 @@ pub struct RunHead {
     pub retry_of: Option<String>,
     /// What started it: `request`, `event`, `cron` or `retry`.
     pub trigger: String,
-    /// Who asked for it.
+    /// The principal that requested it.
     pub principal: Option<String>,
     /// The user on whose behalf the principal acted.
     pub on_behalf_of: Option<String>,
@@ -65,7 +65,7 @@ pub struct RunRow {
 pub struct StepRow {
     /// Its id.
     pub id: String,
-    /// Its tool.
+    /// The name of the tool.
     pub tool: String,
     /// Its status.
     pub status: String,
@@ -88,23 +88,23 @@ pub struct StepRow {
 pub struct ApprovalRow {
     /// Its id.
     pub id: String,
-    /// The run.
+    /// The id of the run.
     pub run_id: String,
-    /// The step.
+    /// The id of the step concerned.
     pub step_id: Option<String>,
     /// `step`, `run` or `incident`.
     pub kind: String,
     /// The decision, or `pending`.
     pub status: String,
-    /// The risk lane.
+    /// The risk lane: `GREEN`, `YELLOW` or `RED`.
     pub lane: String,
-    /// From 0 to 1.
+    /// The risk score, from 0 to 1.
     pub risk_score: f64,
-    /// JSON text of a list.
+    /// JSON text of a list: the codes of the reasons.
     pub reasons: String,
     /// JSON text.
     pub input: String,
-    /// The hash of the input.
+    /// The SHA-256 of the canonical form of the input, in hexadecimal digits.
     pub input_hash: String,
     /// A text for the person who decides.
     pub message: Option<String>,
@@ -112,22 +112,22 @@ pub struct ApprovalRow {
     pub requested_at: Millis,
     /// When it expires.
     pub expires_at: Millis,
-    /// Who decided.
+    /// The principal that decided.
     pub decided_by: Option<String>,
-    /// When.
+    /// When it was decided.
     pub decided_at: Option<Millis>,
-    /// Why.
+    /// The reason of the decision, for people.
     pub reason: Option<String>,
 }
 
 /// A record of a run's history.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RecordRow {
-    /// Its number.
+    /// The number of the record within the run, from 1.
     pub seq: i64,
-    /// Its type.
+    /// The type of the record, such as `step_succeeded`.
     pub kind: String,
-    /// When.
+    /// When the record was written.
     pub at: Millis,
     /// JSON text of an object: the fields of this type.
     pub record: String,

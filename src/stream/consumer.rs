@@ -43,7 +43,7 @@ pub enum Step {
     Restored,
     /// It failed for an external reason. The caller must wait for `retry_after` before the next step.
     Failed {
-        /// The reason.
+        /// The error that ended it.
         error: LogError,
         /// Grows with each failure until records are processed.
         retry_after: Duration,

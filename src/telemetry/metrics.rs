@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 pub enum Unit {
     /// A number of things.
     Count,
-    /// Seconds.
+    /// A time in seconds.
     Seconds,
-    /// Bytes.
+    /// A size in bytes.
     Bytes,
     /// 0 or 1.
     Bool,
@@ -34,7 +34,7 @@ impl Unit {
     }
 }
 
-/// How a metric behaves.
+/// The Prometheus type of a metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Kind {
     /// Only grows, until the process ends.
@@ -58,7 +58,7 @@ impl Kind {
 /// A label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Label {
-    /// Its name.
+    /// The label name.
     pub name: &'static str,
     /// Its values, described for the docs: a list, or what limits them.
     pub values: &'static str,
@@ -67,13 +67,13 @@ pub struct Label {
 /// A metric.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Definition {
-    /// The whole name.
+    /// The full metric name, with prefix and suffix.
     pub name: &'static str,
-    /// How it behaves.
+    /// The Prometheus type.
     pub kind: Kind,
-    /// The unit.
+    /// The unit of its values.
     pub unit: Unit,
-    /// The description in `/metrics`.
+    /// The description in `/metrics` and `docs/metrics.md`.
     pub help: &'static str,
     /// The labels, in the order of the values passed to [`Definition::counter`] and the like.
     pub labels: &'static [Label],
@@ -122,9 +122,9 @@ const PROCESSOR: Label = Label {
 };
 
 macro_rules! registry {
-    ($($(#[$doc:meta])* $ident:ident = $name:literal, $kind:expr, $unit:ident, $help:literal, [$($label:expr),*];)*) => {
+    ($($ident:ident = $name:literal, $kind:expr, $unit:ident, $help:literal, [$($label:expr),*];)*) => {
         $(
-            $(#[$doc])*
+            #[doc = $help]
             pub static $ident: Definition = Definition {
                 name: $name,
                 kind: $kind,
@@ -140,230 +140,176 @@ macro_rules! registry {
 }
 
 registry! {
-    /// Always 1.
     BUILD_INFO = "omnilink_build_info", Kind::Gauge, Bool,
         "Always 1; the labels describe the build",
         [Label { name: "version", values: "the version of the binary" }];
-    /// At the port.
     PORT_EVENTS = "omnilink_port_events_total", Kind::Counter, Count,
         "Events received over HTTP, by result",
         [Label { name: "result", values: "`ingested`, `duplicate`, `refused`" }];
-    /// At the port.
     PORT_REQUESTS = "omnilink_port_requests_total", Kind::Counter, Count,
         "Requests to /v1/events, by class of their HTTP status",
         [Label { name: "class", values: "`2xx`, `4xx`, `5xx`" }];
-    /// At the port.
     PORT_REQUEST_DURATION = "omnilink_port_request_duration_seconds", Kind::Histogram(REQUEST_BUCKETS), Seconds,
         "Time from a request to /v1/events to its response",
         [];
-    /// At the port.
     PORT_WEBHOOKS = "omnilink_port_webhooks_total", Kind::Counter, Count,
         "Webhooks, by dialect and result",
         [
             Label { name: "dialect", values: "the dialect of the source; `unknown`: there is no such source" },
             Label { name: "result", values: "`accepted`, `duplicate`, `challenge`, `refused`, `failed` (5xx)" }
         ];
-    /// At the port.
     PORT_WEBHOOK_DURATION = "omnilink_port_webhook_duration_seconds", Kind::Histogram(REQUEST_BUCKETS), Seconds,
         "Time from a webhook to its response",
         [];
-    /// Of workers that are called.
     WORKER_CALLS = "omnilink_worker_calls_total", Kind::Counter, Count,
         "Calls of workers over HTTP, by outcome",
         [Label { name: "outcome", values: "`succeeded`, `accepted` (202: completed later), `failed`, `no_answer`" }];
-    /// Of workers that are called.
     WORKER_CALLS_HELD = "omnilink_worker_calls_held_total", Kind::Counter, Count,
-        "Calls that did not go, by reason",
+        "Calls that were not sent, by reason",
         [Label { name: "reason", values: "`tool_busy`, `rate_limited`, `circuit_open`, `safe_mode`, `kill_switch`, `disabled`" }];
-    /// Of workers that are called.
     WORKER_RESULT_APPENDS = "omnilink_worker_result_appends_total", Kind::Counter, Count,
-        "Appends of results to `commands`: results that are there together go in one",
+        "Appends of results to `commands`; results that are available together are one append",
         [];
-    /// Of planners.
     PLANS = "omnilink_plans_total", Kind::Counter, Count,
-        "Goals that were planned, by where the plan came from",
+        "Goals that were planned, by source of the plan",
         [Label { name: "source", values: "`cache`, `catalog`, `llm`, `none` (no plan)" }];
-    /// Of planners.
     PLAN_LOOKUPS = "omnilink_plan_lookups_total", Kind::Counter, Count,
-        "Stages of lookups of plans, by what they decided",
+        "Stages of plan lookups, by verdict",
         [
             Label { name: "stage", values: "`template`, `catalog`, `search`, `gates`, `threshold`, `catalog_similar`" },
             Label { name: "verdict", values: "`hit`, `miss`, `pass`, `refused`, `skipped`" }
         ];
-    /// Of planners.
     PLANNER_CALLS = "omnilink_planner_calls_total", Kind::Counter, Count,
         "Calls of language models, by outcome",
         [Label { name: "outcome", values: "`answered`, `unusable` (no chat completion), `refused` (4xx), `failed` (5xx), `no_answer`, `circuit_open` (not sent)" }];
-    /// Of planners.
     PLANNER_TOKENS = "omnilink_planner_tokens_total", Kind::Counter, Count,
         "Tokens of calls of language models, as their servers count them",
         [Label { name: "kind", values: "`input`, `output`" }];
-    /// Of planners.
     PLANNER_COST = "omnilink_planner_cost_millionths_total", Kind::Counter, Count,
         "Cost of plans of language models, in millionths of the unit of `price`",
         [];
-    /// Of planners.
     PLANS_SAVED_TOKENS = "omnilink_plans_saved_tokens_total", Kind::Counter, Count,
         "Tokens that plans from the cache and the catalogue have saved, as many each as a plan of a language model has taken on average on this node",
         [];
-    /// Of planners.
     PLANS_SAVED_COST = "omnilink_plans_saved_cost_millionths_total", Kind::Counter, Count,
         "Cost that plans from the cache and the catalogue have saved, computed as the tokens, in millionths of the unit of `price`",
         [];
-    /// Of planners.
     PLANS_FALSE_HITS = "omnilink_plans_false_hits_total", Kind::Counter, Count,
         "Plans from the cache that feedback has called wrong",
         [];
-    /// Of planners.
     PLAN_LABELS = "omnilink_plan_labels_total", Kind::Counter, Count,
         "Cached plans that were not certain enough and were compared with the plan of a language model, by whether they agreed",
         [Label { name: "agrees", values: "`true`, `false`" }];
-    /// Of planners.
     PLANNER_DEGRADED = "omnilink_planner_degraded_total", Kind::Counter, Count,
-        "Goals that were planned without something, by what was not available",
+        "Goals that were planned without an unavailable component, by component",
         [Label { name: "what", values: "`embeddings_unavailable`, `qdrant_unavailable`, `planner_unavailable`, `guardian_llm_unavailable`" }];
-    /// Of planners.
     PLAN_ANSWER_APPENDS = "omnilink_plan_answer_appends_total", Kind::Counter, Count,
-        "Appends of plans to `commands`: plans that are there together go in one",
+        "Appends of plans to `commands`; plans that are available together are one append",
         [];
-    /// Of notifications.
     NOTIFICATIONS = "omnilink_notifications_total", Kind::Counter, Count,
-        "Attempts to send a notification, by what became of them",
+        "Attempts to send a notification, by outcome",
         [
             Label { name: "on", values: "as in `notify`: `approval.requested`, `incident`, `run.failed`, `run.denied`, `dlq`, `stalled`, `control.changed`" },
             Label { name: "to", values: "`webhook`, `smtp`" },
             Label { name: "outcome", values: "`sent`; `failed`: it is sent again; `given_up`: for a day it was not taken" }
         ];
-    /// At the port.
     TASK_CLAIMS = "omnilink_task_claims_total", Kind::Counter, Count,
-        "Tasks that workers claimed over HTTP, by what came of it",
+        "Tasks that workers claimed over HTTP, by result",
         [Label { name: "result", values: "`granted`, `refused` (its run had gone on)" }];
-    /// At the port.
     PORT_INVALID_KEYS = "omnilink_port_invalid_keys_total", Kind::Counter, Count,
         "Requests with a key that is not valid",
         [];
-    /// Of an issuer of tokens.
     JWKS_FETCHES = "omnilink_jwks_fetches_total", Kind::Counter, Count,
         "Fetches of the key sets of the issuers in auth.jwt",
         [Label { name: "result", values: "`ok`, `failed`" }];
-    /// At the port.
     PORT_LIMITED = "omnilink_port_limited_total", Kind::Counter, Count,
         "Items, or requests in flight, that a limit refused",
         [Label { name: "limit", values: "`max_rpm`, `max_concurrency` (of the key), `policy` (any of limits.policies)" }];
-    /// At the port.
     PORT_LIMIT_WARNINGS = "omnilink_port_limit_warnings_total", Kind::Counter, Count,
         "Items, or requests in flight, over the limits of a key made before limits were enforced, and let in",
         [Label { name: "limit", values: "`max_rpm`, `max_concurrency`" }];
-    /// At the port.
     LIMITS_DEGRADED = "omnilink_limits_degraded_total", Kind::Counter, Count,
         "Decisions about a limit without Redis, or with a Redis that lost what it held, by what the limit does then",
         [Label { name: "on_backend_down", values: "`open`, `closed`, `local`" }];
-    /// Of limits in memory.
     LIMITS_EVICTED = "omnilink_limits_windows_evicted_total", Kind::Counter, Count,
-        "Windows of limits that were forgotten early because there were too many",
+        "Windows of limits that were evicted early because there were too many",
         [];
-    /// At the port.
     PORT_CONNECTIONS = "omnilink_port_connections", Kind::Gauge, Count,
         "Open connections to the port",
         [];
-    /// Of the port.
     PORT_CONNECTIONS_REFUSED = "omnilink_port_connections_refused_total", Kind::Counter, Count,
         "Connections that the port closed before their first request",
         [Label { name: "reason", values: "`address` (one address has as many as it may have), `handshake` (the TLS handshake failed or took longer than 10 s)" }];
-    /// Of admission.
     ADMISSION_RECORDS = "omnilink_admission_records_total", Kind::Counter, Count,
         "Events and starts that admission read from ingress, by outcome (rejected ones: omnilink_dlq_records_total)",
         [Label { name: "outcome", values: "`admitted`, `duplicate`, `passed_on` (forwarded to the partition of its key), `started` (a start, whose record went to commands)" }];
-    /// Of admission, and of times.
     TRIGGERS = "omnilink_triggers_total", Kind::Counter, Count,
         "Triggers of workflows that fired, by what they wait for and outcome",
         [Label { name: "kind", values: "`event`, `cron`" },
          Label { name: "outcome", values: "`started`, `failed` (a dead letter of the stage `trigger.{workflow}`)" }];
-    /// Of sagas.
     RUNS_STARTED = "omnilink_runs_started_total", Kind::Counter, Count,
         "Runs that were started", [];
-    /// Of sagas.
     RUNS_ENDED = "omnilink_runs_ended_total", Kind::Counter, Count,
         "Runs that have ended, by status",
         [Label { name: "status", values: "`succeeded`, `failed`, `denied`, `cancelled`" }];
-    /// Of sagas.
     SAGA_IGNORED = "omnilink_saga_ignored_total", Kind::Counter, Count,
         "Records about attempts or runs that are over, such as late and repeated results", [];
-    /// Of any processor.
     PROCESSOR_LAG_RECORDS = "omnilink_processor_lag_records", Kind::Gauge, Count,
         "Records waiting in the partitions assigned to this node, including those of open transactions; measured every 5 s",
         [PROCESSOR];
-    /// Of any processor.
     PROCESSOR_LAG_SECONDS = "omnilink_processor_lag_seconds", Kind::Gauge, Seconds,
         "Age of the oldest record waiting in the partitions assigned to this node; measured every 5 s",
         [PROCESSOR];
-    /// Of any processor.
     PROCESSOR_STALLED = "omnilink_processor_stalled", Kind::Gauge, Bool,
         "1 if records wait, or an error repeats, and no position has moved for 10 s; /readyz has the reason. 0 during a wait that /readyz names",
         [PROCESSOR];
-    /// Of any processor.
     DLQ_RECORDS = "omnilink_dlq_records_total", Kind::Counter, Count,
         "Records written to the dead-letter queue",
         [Label { name: "stage", values: "the processor that rejected the record" },
          Label { name: "code", values: "the reason: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
-    /// Of any processor.
     POSITION_RESETS = "omnilink_position_resets_total", Kind::Counter, Count,
         "Partitions that did not resume at the committed position, by reason; /readyz names them for a day",
         [PROCESSOR,
          Label { name: "reason", values: "`recreated` (the topic was deleted and recreated), `retention` (it deleted unread records), `changelog` (the changelog of its state was recreated)" }];
-    /// Of any processor.
     LOST_OFFSETS = "omnilink_lost_offsets_total", Kind::Counter, Count,
         "Offsets that retention or an administrator deleted before they were read",
         [PROCESSOR];
-    /// Of the projection.
     PROJECTION_EVENTS = "omnilink_projection_events_total", Kind::Counter, Count,
         "Events written to Postgres",
         [];
-    /// Of the projection.
     PROJECTION_ENTITIES = "omnilink_projection_entities_total", Kind::Counter, Count,
         "Entities written to Postgres, each counted once per transaction",
         [];
-    /// Of the projection.
     PROJECTION_COMMITS = "omnilink_projection_commits_total", Kind::Counter, Count,
         "Transactions of the projection that Postgres committed",
         [];
-    /// Of the projection.
     PROJECTION_DELAY = "omnilink_projection_delay_seconds", Kind::Histogram(DELAY_BUCKETS), Seconds,
         "Time from an event's append to the topic events until its row is visible; for each transaction that of its oldest event",
         [];
-    /// Of the topic `controls`.
     CONTROLS_REFUSED = "omnilink_controls_refused_total", Kind::Counter, Count,
         "Records on the topic controls that were refused: an old version, no version, or not sealed with secret_key",
         [];
-    /// Of the topic `audit`.
     AUDIT_ENTRIES = "omnilink_audit_entries_total", Kind::Counter, Count,
-        "Entries of the audit log, by what became of them",
+        "Entries of the audit log, by outcome",
         [Label { name: "outcome", values: "`recorded`, `dropped` (too many waited for the log)" }];
-    /// Of the external schema registry.
     SCHEMA_REGISTRY_FETCHES = "omnilink_schema_registry_fetches_total", Kind::Counter, Count,
         "Schemas requested from schema_registry.url, by outcome",
         [Label { name: "outcome", values: "`ok`, `refused`, `away` (no response; retried)" }];
-    /// Of the process.
     PROCESS_CPU_SECONDS = "process_cpu_seconds_total", Kind::Counter, Seconds,
         "Processor time of this process, user and system",
         [];
-    /// Of the process.
     PROCESS_RESIDENT_BYTES = "process_resident_memory_bytes", Kind::Gauge, Bytes,
         "Resident memory of this process",
         [];
-    /// Of the process.
     PROCESS_VIRTUAL_BYTES = "process_virtual_memory_bytes", Kind::Gauge, Bytes,
         "Virtual memory of this process",
         [];
-    /// Of the process.
     PROCESS_OPEN_FDS = "process_open_fds", Kind::Gauge, Count,
         "Open file descriptors of this process",
         [];
-    /// Of the process.
     PROCESS_MAX_FDS = "process_max_fds", Kind::Gauge, Count,
         "Limit of open file descriptors of this process",
         [];
-    /// Of the process.
     PROCESS_START_TIME = "process_start_time_seconds", Kind::Gauge, Seconds,
         "Start time of this process, in seconds since the Unix epoch",
         [];

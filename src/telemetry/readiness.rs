@@ -14,7 +14,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It works.
+    /// The part works.
     Ok,
     /// It works in part, or the rest works without it.
     Degraded,
@@ -25,14 +25,14 @@ pub enum Status {
 /// The report of a part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PartStatus {
-    /// Its status.
+    /// Whether the part works.
     pub status: Status,
     /// The reason, or a description; without secrets.
     pub detail: String,
 }
 
 impl PartStatus {
-    /// It works.
+    /// The status of a part that works; `detail` is a description.
     pub fn ok(detail: impl Into<String>) -> Self {
         Self {
             status: Status::Ok,

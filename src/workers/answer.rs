@@ -37,7 +37,7 @@ pub(super) struct Answer {
 pub(super) enum Ended {
     /// It succeeded, with this output.
     Succeeded(Json),
-    /// It failed.
+    /// The call failed.
     Failed(Failed),
 }
 

@@ -370,7 +370,7 @@ impl Dispatch {
             Ok(()) => {}
             // Never returns, so the call does not count as finished and the next owner of the partition repeats it.
             Err(NotAppended::Closing(_)) => std::future::pending().await,
-            Err(error @ NotAppended::Encode(_)) => {
+            Err(error @ (NotAppended::Json(_) | NotAppended::Avro(_))) => {
                 tracing::error!(task = command.task_id, %error, "the outcome of a call was not recorded");
             }
         }

@@ -26,9 +26,12 @@ pub enum NotAppended {
     /// The log is closing, because the node stops.
     #[error(transparent)]
     Closing(#[from] Closing),
-    /// The record cannot be encoded.
+    /// The body cannot be serialized as JSON.
     #[error("the record cannot be encoded: {0}")]
-    Encode(String),
+    Json(#[from] serde_json::Error),
+    /// The record cannot be written as Avro.
+    #[error("the record cannot be encoded: {0}")]
+    Avro(#[from] apache_avro::Error),
 }
 
 impl Results {
@@ -48,7 +51,6 @@ impl Results {
         body: &impl Serialize,
         now: Millis,
     ) -> Result<(), NotAppended> {
-        let encode = |e: &dyn std::fmt::Display| NotAppended::Encode(e.to_string());
         let command = Command {
             tenant: step.tenant.clone(),
             run_id: step.run_id.clone(),
@@ -58,11 +60,11 @@ impl Results {
             on_behalf_of: None,
             traceparent: step.traceparent.clone(),
             tracestate: step.tracestate.clone(),
-            body: serde_json::to_string(body).map_err(|e| encode(&e))?,
+            body: serde_json::to_string(body)?,
         };
         let append = Append {
             topic: Arc::clone(&self.topic),
-            record: command.encode().map_err(|e| encode(&e))?,
+            record: command.encode()?,
         };
         Ok(self.appends.append(append).await?)
     }

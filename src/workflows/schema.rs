@@ -17,7 +17,8 @@ impl fmt::Debug for Schema {
 }
 
 /// A mismatch between a value and a schema.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{at}: {message}")]
 pub struct Mismatch {
     /// The JSON pointer of the mismatch.
     pub at: String,

@@ -41,7 +41,7 @@ pub struct EventTrigger {
 pub struct CronTrigger {
     /// The tenant of the runs.
     pub tenant: Tenant,
-    /// The times.
+    /// When it fires.
     pub schedule: Schedule,
     /// What happens to times that passed while no node ran.
     pub catch_up: CatchUp,

@@ -66,7 +66,7 @@ tests:
     let (first, second) = (&texts[0], &texts[1]);
     assert!(first.contains("wrong.yaml:8: otherwise"), "{first}");
     for line in [
-        "shop.out: 2 records expected (-), 2 came (+)",
+        "shop.out: 2 records expected (-), 2 found (+)",
         ".items",
         "- [1]",
         "+ [1,2]",

@@ -59,7 +59,7 @@ impl RedrivenRecord {
 pub struct ForRedriven<'a> {
     /// The underlying source.
     pub schemas: &'a dyn Schemas,
-    /// The record.
+    /// The redriven record.
     pub redriven: RedrivenRecord,
 }
 

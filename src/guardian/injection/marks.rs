@@ -1,6 +1,6 @@
-//! Marks of chat templates: what only the caller of a model writes.
+//! Tokens of chat templates, which only the caller of a model writes.
 
-/// In small letters; anywhere in a text.
+/// Lower-case tokens, matched anywhere in a text.
 const ANYWHERE: [&str; 18] = [
     "<|im_start|>",
     "<|im_end|>",
@@ -21,7 +21,7 @@ const ANYWHERE: [&str; 18] = [
     "### system",
     "### assistant",
 ];
-/// At the beginning of a line.
+/// Tokens matched at the beginning of a line.
 const LINES: [&str; 5] = [
     "assistant:",
     "system prompt:",
@@ -30,7 +30,7 @@ const LINES: [&str; 5] = [
     "system override",
 ];
 
-/// Whether one of them is in the text.
+/// Whether the text contains such a token.
 pub(super) fn are_in(text: &str) -> bool {
     let small = text.to_ascii_lowercase();
     let mut lines = small.lines().map(str::trim_start);

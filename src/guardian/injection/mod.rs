@@ -1,5 +1,5 @@
-//! Patterns of prompt injection: words in an order, with few others between, and marks of chat templates. Each has a weight; those that are
-//! met together give a score that grows with each, and never passes 1. Takes time in proportion to the text.
+//! Patterns of prompt injection: words in a certain order with few others in between, and tokens of chat templates. Each pattern has a
+//! weight; the weights of the patterns found are combined into a score, which grows with each pattern and never exceeds 1. Linear time.
 
 mod marks;
 mod patterns;
@@ -7,43 +7,43 @@ mod words;
 
 use std::fmt;
 
-/// A pattern that was met.
+/// A pattern of prompt injection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Met {
-    /// What was said before shall not hold.
+pub enum InjectionPattern {
+    /// Earlier instructions are to be ignored.
     OverridesInstructions,
-    /// Words of one's own instructions are overridden: mostly about work, not about the planner.
+    /// The author's own or someone else's instructions are to be ignored, which is mostly about work and not about the planner.
     ChangesInstructions,
-    /// The planner's own instructions shall be shown.
+    /// The planner is to reveal its own instructions.
     RevealsPrompt,
-    /// The planner shall be somebody without limits.
+    /// The planner is to take the role of someone without restrictions.
     TakesRole,
-    /// A mode without limits.
+    /// A mode without restrictions is named, such as `developer mode`.
     NamesMode,
-    /// Marks of a chat template, as if another spoke.
+    /// Tokens of a chat template, which imitate a turn of another role.
     FakesTurns,
-    /// The guardian and the like shall be switched off.
+    /// Safety measures are to be switched off.
     DisablesSafety,
-    /// Nobody shall be asked.
+    /// An approval is to be skipped.
     SkipsApproval,
-    /// Credentials shall be sent or shown.
+    /// Credentials are to be sent or shown.
     TakesSecrets,
-    /// All of them, or those of the system.
+    /// All credentials, or those of the system, are to be sent or shown.
     TakesAllSecrets,
-    /// Everything shall be deleted.
+    /// All data are to be deleted.
     Destroys,
-    /// It speaks to a language model.
+    /// The text addresses a language model.
     AddressesModel,
-    /// Something hidden shall be decoded and done.
+    /// Encoded instructions are to be decoded and followed.
     RunsHidden,
-    /// The prompt is said to be over.
+    /// The text claims that the prompt has ended.
     EndsPrompt,
     /// Words are spelled letter by letter.
     SpellsOut,
 }
 
-impl Met {
-    /// Its name, which does not change.
+impl InjectionPattern {
+    /// The stable name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::OverridesInstructions => "overrides_instructions",
@@ -64,7 +64,7 @@ impl Met {
         }
     }
 
-    /// How sure it makes, from 0 to 1.
+    /// The weight in the score, from 0 to 1.
     const fn weight(self) -> f64 {
         match self {
             Self::OverridesInstructions => 0.9,
@@ -80,18 +80,18 @@ impl Met {
     }
 }
 
-impl fmt::Display for Met {
+impl fmt::Display for InjectionPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-/// The score of a cleaned text, from 0 to 1, and the patterns met, each once.
-pub fn score(text: &str) -> (f64, Vec<Met>) {
-    let mut met = patterns::of(&words::of(text));
+/// The score of a cleaned text, from 0 to 1, and the patterns found, each once.
+pub fn score(text: &str) -> (f64, Vec<InjectionPattern>) {
+    let mut found = patterns::of(&words::of(text));
     if marks::are_in(text) {
-        met.insert(Met::FakesTurns);
+        found.insert(InjectionPattern::FakesTurns);
     }
-    let innocent: f64 = met.iter().map(|met| 1.0 - met.weight()).product();
-    (1.0 - innocent, met.into_iter().collect())
+    let innocent: f64 = found.iter().map(|pattern| 1.0 - pattern.weight()).product();
+    (1.0 - innocent, found.into_iter().collect())
 }

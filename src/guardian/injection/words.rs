@@ -1,7 +1,7 @@
-//! A text as words, and what each can be in a pattern. Letters of other scripts that look like Latin ones count as those, and so do digits
-//! within words.
+//! Splits a text into words, and classifies them for patterns. Letters of other scripts, and digits within words, are replaced by the
+//! Latin letters that they look like.
 
-/// What a word can be; one word may be several.
+/// The classes of a word, as a bit set.
 pub(super) type Classes = u32;
 
 pub(super) const DROP: Classes = 1;
@@ -27,14 +27,14 @@ pub(super) const DO: Classes = 1 << 19;
 pub(super) const YOUR: Classes = 1 << 20;
 pub(super) const RULES: Classes = 1 << 21;
 
-/// A run of so many single letters is a word spelled out.
+/// The length from which a run of single letters is taken as a word that is spelled out.
 const SPELLED: usize = 6;
 
-/// The words of a text, in small Latin letters, without apostrophes.
+/// The words of a text, in lower-case Latin letters, without apostrophes.
 pub(super) struct Words {
     text: String,
     all: Vec<Word>,
-    /// Words that were spelled letter by letter, as they read together.
+    /// Words that are spelled letter by letter, joined.
     pub(super) spelled: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl Words {
         self.all.len()
     }
 
-    /// The word at a place; empty beyond the last one.
+    /// The word at an index; empty after the last one.
     pub(super) fn get(&self, at: usize) -> &str {
         let word = self.all.get(at);
         word.map_or("", |word| &self.text[word.from..word.to])
@@ -61,12 +61,12 @@ impl Words {
             .is_some_and(|word| word.classes & class != 0)
     }
 
-    /// The first word of a class among the `count` words from `at` on.
+    /// The index of the first word of a class among the `count` words from index `at` on.
     pub(super) fn find(&self, at: usize, count: usize, class: Classes) -> Option<usize> {
         (at..at.saturating_add(count).min(self.len())).find(|at| self.is(*at, class))
     }
 
-    /// Whether these words follow each other from `at` on.
+    /// Whether the text has these words from index `at` on.
     pub(super) fn follow(&self, at: usize, words: &[&str]) -> bool {
         words
             .iter()
@@ -122,7 +122,7 @@ fn finish(words: &mut Words, letters: &mut String) {
     letters.clear();
 }
 
-/// Digits and signs within a word as the letters that they look like.
+/// Replaces digits and signs within a word by the letters that they look like.
 fn unmasked(word: &str) -> String {
     let letters = word.chars().filter(|c| c.is_alphabetic()).count();
     if letters < 2 || letters == word.chars().count() {
@@ -140,7 +140,7 @@ fn unmasked(word: &str) -> String {
     word.chars().map(letter).collect()
 }
 
-/// The Latin letter that a letter of another script looks like.
+/// Replaces a letter of another script by the Latin letter that it looks like.
 fn latin(c: char) -> char {
     match c {
         'а' | 'А' | 'α' | 'Α' | 'ɑ' => 'a',

@@ -1,4 +1,4 @@
-//! What an error of librdkafka's means for whoever uses the log: passing, fenced, to be aborted, or final.
+//! Classifies the errors of librdkafka for the users of the log: transient, fenced, abortable, or final.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tokio::runtime::Runtime;
 use super::error::KafkaError;
 use crate::log::{Fenced, LogError, Unavailable};
 
-/// Names what a call of librdkafka was for, when it fails.
+/// Adds to an error of librdkafka the purpose of the call that failed.
 pub(super) trait Doing<T> {
-    /// `doing` as in "asking for the brokers".
+    /// `doing`: a phrase such as "asking for the brokers".
     fn doing(self, doing: &'static str) -> Result<T, LogError>;
 
-    /// The same for a call that concerns a topic.
+    /// As [`Doing::doing`], for a call that concerns a topic.
     fn doing_of(self, doing: &'static str, topic: &str) -> Result<T, LogError>;
 }
 
@@ -27,7 +27,7 @@ impl<T> Doing<T> for Result<T, ClientError> {
     }
 }
 
-/// The log's error for one of librdkafka's.
+/// Converts an error of librdkafka to an error of the log.
 pub(super) fn classified(
     doing: &'static str,
     topic: Option<&str>,
@@ -61,7 +61,7 @@ pub(super) fn classified(
     }
 }
 
-/// A failed call, whatever it means.
+/// The error of a failed call, without a classification.
 pub(super) fn call(
     doing: &'static str,
     topic: Option<&str>,
@@ -74,7 +74,7 @@ pub(super) fn call(
     })
 }
 
-/// A runtime for one question to the brokers.
+/// Makes a runtime for one request to the brokers.
 pub(super) fn runtime(doing: &'static str) -> Result<Runtime, LogError> {
     let built = tokio::runtime::Builder::new_current_thread().build();
     built.map_err(|error| {
@@ -83,12 +83,12 @@ pub(super) fn runtime(doing: &'static str) -> Result<Runtime, LogError> {
     })
 }
 
-/// Whether a transaction's error ends its producer.
+/// Whether the producer of a transaction cannot be used after this error.
 pub(super) fn is_fatal(error: &ClientError) -> bool {
     matches!(error, ClientError::Transaction(e) if e.is_fatal())
 }
 
-/// Whether another one has taken the place of this producer or member.
+/// Whether another producer or member has replaced this one.
 pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

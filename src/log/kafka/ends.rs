@@ -1,4 +1,4 @@
-//! Where partitions end, asked of many at once: the last stable offset, behind which open transactions hold records back, and the
+//! The end offsets of many partitions: the last stable offset, at which readers stop while a transaction is open, and the
 //! high watermark.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     log::{LogError, OpenTransaction},
 };
 
-/// How long the first records of open transactions may take to be read.
+/// Time limit for reading the first records of open transactions.
 const READ: Duration = Duration::from_secs(3);
 const ENDS: &str = "asking where partitions end";
 const FIRST: &str = "reading where open transactions begin";
@@ -48,7 +48,7 @@ pub(super) fn end_offsets<X: ConsumerContext>(
     }
 }
 
-/// One that concerns a topic, or its leaders, and not the brokers as a whole.
+/// Whether an error concerns one topic or its leaders, not the brokers as a whole.
 fn of_some_topic(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -72,7 +72,7 @@ fn ask<X: ConsumerContext>(
     }
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (topic, partition) in partitions {
-        // The time "latest" of the protocol.
+        // As a timestamp, the protocol's "latest".
         list.add_partition_offset(topic, *partition as i32, Offset::End)?;
     }
     let found = consumer.offsets_for_times(list, REQUEST)?;
@@ -124,7 +124,7 @@ pub(super) fn reader_of<'o>(
     let mut config = options.uncommitted_config();
     config
         .set("auto.offset.reset", "error")
-        // Never joined: librdkafka wants a name.
+        // librdkafka requires a group id; the group is never joined.
         .set("group.id", format!("{}reader", options.prefix));
     let reader: BaseConsumer = config.create().doing(CLIENT)?;
     let mut list = TopicPartitionList::new();

@@ -1,4 +1,4 @@
-//! What Kafka, or librdkafka, refused, and what was being done.
+//! Errors of Kafka and librdkafka, with the operation that failed.
 
 use std::{io, sync::Arc};
 
@@ -12,9 +12,9 @@ pub enum KafkaError {
     /// A call of librdkafka failed.
     #[error("{doing}{}: {source}", about(topic.as_deref()))]
     Call {
-        /// What the call was for, as "asking for committed offsets".
+        /// The purpose of the call, such as "asking for committed offsets".
         doing: &'static str,
-        /// The topic that it concerned, if it was one.
+        /// The topic that the call concerned, if any.
         topic: Option<Arc<str>>,
         /// librdkafka's own error.
         source: ClientError,
@@ -22,9 +22,9 @@ pub enum KafkaError {
     /// A broker refused records.
     #[error("`{topic}`/{partition} refuses records: {source}")]
     Refused {
-        /// The topic.
+        /// The full topic name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition, from 0.
         partition: u32,
         /// The broker's answer.
         source: ResponseError,
@@ -32,7 +32,7 @@ pub enum KafkaError {
     /// A broker refused a request.
     #[error("{doing}: {source}")]
     Request {
-        /// What the request was for.
+        /// The purpose of the request.
         doing: &'static str,
         /// The broker's answer.
         source: ResponseError,
@@ -40,34 +40,34 @@ pub enum KafkaError {
     /// A connection to a broker failed.
     #[error("{doing}: {source}")]
     Connection {
-        /// What the request was for.
+        /// The purpose of the request.
         doing: &'static str,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
-    /// A producer is over.
+    /// A producer failed, and cannot be used any more.
     #[error("{reason} ({source})")]
     Producer {
-        /// librdkafka's words.
+        /// The message of librdkafka.
         reason: String,
-        /// Its code.
+        /// The error code of librdkafka.
         source: RDKafkaErrorCode,
     },
-    /// A member without a generation cannot commit in its group's name.
-    #[error("the consumer does not say which member of its group it is")]
+    /// The consumer has no group metadata, without which offsets cannot be committed for the group.
+    #[error("the consumer has no group metadata")]
     NoMember,
-    /// librdkafka does not come back from a call.
-    #[error("{doing}: librdkafka does not come back from it")]
+    /// A call of librdkafka did not return.
+    #[error("{doing}: the call of librdkafka does not return")]
     Stuck {
-        /// What the call was for.
+        /// The purpose of the call.
         doing: &'static str,
     },
-    /// The operating system gave no runtime to ask the brokers in.
-    #[error("{doing}: no runtime can be made: {source}")]
+    /// The runtime for a request to the brokers could not be started.
+    #[error("{doing}: cannot start a runtime: {source}")]
     Runtime {
-        /// What was to be asked.
+        /// The purpose of the request.
         doing: &'static str,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
 }

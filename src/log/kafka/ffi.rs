@@ -1,8 +1,8 @@
-//! What rdkafka's safe interface leaves out of librdkafka: the ids of topics (`rd_kafka_DescribeTopics`), and which member of its
-//! group a consumer is.
+//! Functions of librdkafka that rdkafka's safe interface lacks: topic ids (`rd_kafka_DescribeTopics`), and the group metadata of a
+//! consumer.
 //!
-//! The only file with `unsafe`. Every object that librdkafka hands out is owned by a [`Handle`] and destroyed once;
-//! what lies within an event (topic descriptions, names, ids) is copied out before the event goes.
+//! The only file with `unsafe`. Every object that librdkafka returns is owned by a [`Handle`], which destroys it once; data within an
+//! event (topic descriptions, names, ids) are copied before the event is destroyed.
 
 #![allow(
     unsafe_code,
@@ -32,7 +32,7 @@ struct Handle<T> {
 }
 
 impl<T> Handle<T> {
-    /// `None` for null, which librdkafka answers where it cannot make the object.
+    /// `None` for null, which librdkafka returns if it cannot create the object.
     fn of(object: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Option<Self> {
         (!object.is_null()).then_some(Self { object, destroy })
     }
@@ -40,21 +40,21 @@ impl<T> Handle<T> {
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
-        // SAFETY: the object is not null, came from the function that `destroy` belongs to, and nobody else destroys it.
+        // SAFETY: the object is not null, came from the function that `destroy` belongs to, and only this handle destroys it.
         unsafe { (self.destroy)(self.object) }
     }
 }
 
-/// What the brokers say of a topic.
+/// The description of a topic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answer {
     Is(Described),
     Missing,
-    /// It may not be asked for, or its leaders are being chosen.
+    /// It may not be described, or its leaders are being elected.
     Unknown,
 }
 
-/// Which member of its group a consumer is.
+/// The identity of a consumer in its group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct GroupMember {
     pub(super) generation: i32,
@@ -62,7 +62,7 @@ pub(super) struct GroupMember {
     pub(super) instance: Option<String>,
 }
 
-/// Which member of its group a consumer is; `None`: it is in none.
+/// The identity of a consumer in its group; `None`: it is in no group.
 pub(super) fn group_member<C: ClientContext>(client: &Client<C>) -> Option<GroupMember> {
     // SAFETY: the client is alive for the whole call.
     let metadata = unsafe { c::rd_kafka_consumer_group_metadata(client.native_ptr()) };
@@ -84,7 +84,7 @@ pub(super) fn group_member<C: ClientContext>(client: &Client<C>) -> Option<Group
     }
 }
 
-/// Asks the brokers for ids and partition counts, all topics in one request. Blocks.
+/// Describes topics (ids and partition counts) in one request. Blocks.
 pub(super) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
@@ -92,7 +92,7 @@ pub(super) fn describe_topics<C: ClientContext>(
 ) -> Result<HashMap<String, Answer>, KafkaError> {
     let mut asked: Vec<&str> = topics.to_vec();
     asked.sort_unstable();
-    // librdkafka refuses a list that names a topic twice, and empty names.
+    // librdkafka rejects empty names, and lists with duplicates.
     asked.dedup();
     asked.retain(|topic| !topic.is_empty());
     let names: Vec<CString> = asked
@@ -105,7 +105,7 @@ pub(super) fn describe_topics<C: ClientContext>(
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let failed = || KafkaError::AdminOpCreation("the topics cannot be described".into());
     let handle = client.native_ptr();
-    // SAFETY: `pointers` are as many valid C strings as are said; librdkafka copies them.
+    // SAFETY: `pointers` has the given number of valid C strings; librdkafka copies them.
     let collection = unsafe {
         c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len())
     };
@@ -129,14 +129,14 @@ pub(super) fn describe_topics<C: ClientContext>(
     unsafe {
         c::rd_kafka_DescribeTopics(handle, collection.object, options.object, queue.object);
     }
-    // The request ends by its own timeout; a little later at most the event is there.
+    // The request has its own timeout, and the event arrives a little later at most.
     // SAFETY: the queue is alive; an event, unlike null, is ours to destroy.
     let event = unsafe { c::rd_kafka_queue_poll(queue.object, millis.saturating_add(500)) };
     let event = Handle::of(event, c::rd_kafka_event_destroy)
         .ok_or(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut))?;
     // SAFETY: the event is alive.
     refused(unsafe { c::rd_kafka_event_error(event.object) })?;
-    // SAFETY: the event is alive; null is answered for an event of another kind.
+    // SAFETY: the event is alive; null is returned for an event of another kind.
     let result = unsafe { c::rd_kafka_event_DescribeTopics_result(event.object) };
     if result.is_null() {
         return Err(failed());

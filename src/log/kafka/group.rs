@@ -1,6 +1,7 @@
-//! A member of a consumer group: its share of the input, read from positions that we give.
+//! A member of a consumer group: reads its assigned partitions from positions that the caller gives.
 //!
-//! librdkafka waits for our call after each change of the assignment; we make it when the caller has restored or committed what it must, not within its callback.
+//! After each change of the assignment librdkafka waits for a call of `assign` or `unassign`. It is made once the caller has
+//! restored or committed its state, not in the rebalance callback.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,7 +23,7 @@ use super::{
     classify::Doing,
     offset_range, provision,
     reader::{AssignmentSpacing, drain},
-    seat::SeatGuard,
+    static_member::StaticMember,
     topics::Watched,
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     log::{Class, Fetched, LogError, Polled, Source, TopicId},
 };
 
-/// How long a member that is closed in good order may take to leave its group.
+/// Time limit for a member to leave its group when it is closed in good order.
 const LEAVE: Duration = Duration::from_secs(1);
 /// How long a consumer may take to close.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ enum Change {
 #[derive(Default)]
 struct Changes {
     queue: VecDeque<Change>,
-    /// The consumer is being dropped: nobody will make the call any more.
+    /// The consumer is being dropped, so no caller will apply the change.
     closing: bool,
 }
 
@@ -79,22 +80,22 @@ impl ConsumerContext for GroupContext {
     }
 }
 
-/// A member's consumer and its seat, which is free once the consumer is closed.
+/// The consumer of a static member, whose ids are free once the consumer is closed.
 ///
-/// librdkafka closes a consumer for as long as it takes. When this is dropped a thread closes it, which is waited for [`CLOSE`] at
-/// most and then left behind with the seat.
-pub(super) struct Member(Option<(BaseConsumer<GroupContext>, SeatGuard)>);
+/// There is no limit to the time that librdkafka takes to close a consumer. When this is dropped, a thread closes it. After
+/// [`CLOSE`] that thread is left to itself, and the ids stay reserved until it ends.
+pub(super) struct MemberConsumer(Option<(BaseConsumer<GroupContext>, StaticMember)>);
 
-impl Member {
-    fn seat(&self) -> &SeatGuard {
+impl MemberConsumer {
+    fn static_member(&self) -> &StaticMember {
         match &self.0 {
-            Some((_, seat)) => seat,
+            Some((_, member)) => member,
             None => unreachable!("only `drop` takes it"),
         }
     }
 }
 
-impl Deref for Member {
+impl Deref for MemberConsumer {
     type Target = BaseConsumer<GroupContext>;
 
     fn deref(&self) -> &Self::Target {
@@ -105,7 +106,7 @@ impl Deref for Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for MemberConsumer {
     fn drop(&mut self) {
         let member = self.0.take();
         let closing = std::thread::Builder::new().name("close-consumer".into());
@@ -118,31 +119,32 @@ impl Drop for Member {
 
 /// A static member of a consumer group.
 pub(super) struct GroupConsumer {
-    pub(super) consumer: Member,
+    pub(super) consumer: MemberConsumer,
     context: GroupContext,
     pub(super) topics: Vec<String>,
-    /// What is read, and the next offset of each.
+    /// The next offset of each partition that is read.
     open: BTreeMap<(usize, u32), u64>,
-    /// `open` has changed and librdkafka does not know yet.
+    /// `open` has changed, and librdkafka has not been told yet.
     changed: bool,
     spacing: AssignmentSpacing,
-    /// The ids of the topics that positions were taken in.
+    /// The ids of the topics to which the positions belong.
     pub(super) watched: Watched,
-    /// Polled, but the brokers do not say whether they are of these topics.
+    /// Records that were polled, but not returned: the brokers have not confirmed the topic ids of late.
     unconfirmed: Vec<Fetched>,
     group: String,
     /// Its `group.instance.id`.
     instance: String,
-    /// It has not joined yet, or it failed: it does not leave its group when dropped, so that its successor rejoins as the same member.
-    keeps_seat: bool,
+    /// It has not joined yet, or it failed: it does not leave its group when dropped, so that its successor rejoins as the same
+    /// static member.
+    keeps_membership: bool,
 }
 
 impl GroupConsumer {
-    /// `asker` is asked for the partitions of the topics, which are the first of those that are `watched`.
+    /// `asker` is used to look up the partitions of the topics, which are the first of those that are `watched`.
     pub(super) fn new(
         options: &KafkaOptions,
         asker: &BaseConsumer,
-        seated: SeatGuard,
+        member: StaticMember,
         topics: &[String],
         watched: Watched,
     ) -> Result<Self, LogError> {
@@ -153,23 +155,23 @@ impl GroupConsumer {
             counts.push((topic.clone(), count.unwrap_or_default()));
         }
         let mut config = options.consumer_config();
-        let group = format!("{}{}", options.prefix, seated.processor());
-        let instance = seated.instance_id(options, &counts);
+        let group = format!("{}{}", options.prefix, member.processor());
+        let instance = member.instance_id(options, &counts);
         config
             .set("group.id", &group)
             .set("group.instance.id", &instance)
-            // A position outside the log is never reset silently: whoever opens the partition says what it means.
+            // A position outside the log is never reset silently: the code that opens the partition decides.
             .set("auto.offset.reset", "error")
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "10000")
-            // A member hears of a rebalance by its heartbeat; until then the others wait.
+            // A member learns of a rebalance by its heartbeat; until then the other members wait.
             .set("heartbeat.interval.ms", "500");
         let consumer: BaseConsumer<GroupContext> =
             config.create_with_context(context.clone()).doing(CLIENT)?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&names).doing("subscribing")?;
         Ok(Self {
-            consumer: Member(Some((consumer, seated))),
+            consumer: MemberConsumer(Some((consumer, member))),
             context,
             topics: topics.to_vec(),
             open: BTreeMap::new(),
@@ -179,26 +181,28 @@ impl GroupConsumer {
             unconfirmed: Vec::new(),
             group,
             instance,
-            keeps_seat: true,
+            keeps_membership: true,
         })
     }
 
-    pub(super) fn seat(&self) -> &SeatGuard {
-        self.consumer.seat()
+    pub(super) fn static_member(&self) -> &StaticMember {
+        self.consumer.static_member()
     }
 
-    /// After an error that ends a member, the one that is built in its place takes its seat: it does not leave the group meanwhile.
-    pub(super) fn keep_seat_on<T>(&mut self, result: &Result<T, LogError>) {
-        self.keeps_seat = match result {
-            // The topic that is there now may have another number of partitions, and a member of that is another one.
+    /// After an error that ends this member, its successor rejoins as the same static member: it does not leave the group in
+    /// between.
+    pub(super) fn keep_membership_after<T>(&mut self, result: &Result<T, LogError>) {
+        self.keeps_membership = match result {
+            // The new topic may have another number of partitions, and the successor then has another instance id.
             Ok(_) | Err(LogError::Recreated { .. }) => false,
             Err(error) => error.class() != Class::Abortable,
         };
     }
 
-    /// A static member does not leave its group when it is closed, and the others would wait for its session; unsubscribing does.
+    /// Leaves the group by unsubscribing. Closing the consumer of a static member does not, and the other members would wait for its
+    /// session timeout.
     fn leave(&self) {
-        // Should librdkafka wait for the answer to an assignment, this is one: else it would put off what follows.
+        // Answers an assignment that librdkafka may wait for; until then it would delay what follows.
         if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
             tracing::debug!(%error, "nothing was assigned");
         }
@@ -214,7 +218,7 @@ impl GroupConsumer {
                 .fetch_group_list(Some(&self.group), left);
             let Ok(listed) = listed else { continue };
             let mut members = listed.groups().iter().flat_map(GroupInfo::members);
-            // Brokers make the member's id of the instance's.
+            // Brokers derive the member id of a static member from its instance id.
             if !members.any(|member| member.id().starts_with(&self.instance)) {
                 return;
             }
@@ -235,7 +239,7 @@ impl GroupConsumer {
         let change = self.context.0.lock().queue.pop_front()?;
         Some(match change {
             Change::Assigned(partitions) => {
-                // An empty share is an assignment too, and librdkafka waits for the call.
+                // An empty assignment must be applied too: librdkafka waits for the call.
                 self.changed = true;
                 Polled::Assigned(self.indexed(&partitions))
             }
@@ -249,13 +253,13 @@ impl GroupConsumer {
         self.changed = true;
     }
 
-    /// One past the last offset that polls have returned. librdkafka's position is also past markers of transactions and aborted
-    /// records, once it has passed over them.
+    /// One past the last offset that polls have returned. librdkafka's position also advances past transaction markers and
+    /// aborted records.
     pub(super) fn handed_out(&self, topic: usize, partition: u32) -> Result<u64, LogError> {
         let Some(next) = self.open.get(&(topic, partition)) else {
             return Ok(0);
         };
-        // The position is that of another assignment, or of records that were not returned yet.
+        // librdkafka's position belongs to an earlier assignment, or includes records that were not returned yet.
         if self.changed || !self.unconfirmed.is_empty() {
             return Ok(*next);
         }
@@ -268,7 +272,7 @@ impl GroupConsumer {
         }
     }
 
-    /// Fetches nothing until partitions are assigned again; the member keeps its share of the group.
+    /// Fetches nothing until partitions are assigned again; the member keeps its assignment in the group.
     pub(super) fn pause(&mut self) {
         self.open.clear();
         self.changed = true;
@@ -288,7 +292,7 @@ impl GroupConsumer {
             let added = list.add_partition_offset(name, *partition as i32, offset);
             added.doing_of(ASSIGN, name)?;
         }
-        // They are fetched again: the positions have not moved past them.
+        // They are fetched again: the positions have not advanced past them.
         self.unconfirmed.clear();
         self.spacing.wait();
         self.consumer.assign(&list).doing(ASSIGN)?;
@@ -302,7 +306,7 @@ impl GroupConsumer {
         out: &mut Vec<Fetched>,
     ) -> Result<Polled, LogError> {
         let polled = self.try_poll(wait, out);
-        self.keep_seat_on(&polled);
+        self.keep_membership_after(&polled);
         polled
     }
 
@@ -327,7 +331,7 @@ impl GroupConsumer {
             self.unconfirmed = out.split_off(before);
             return Ok(Polled::Records);
         }
-        // Drops what librdkafka had fetched before a seek, or of partitions that were lost.
+        // Drops records that were fetched before a seek, and those of partitions that were lost.
         let open = &mut self.open;
         let mut kept = before;
         for index in before..out.len() {
@@ -352,7 +356,7 @@ impl GroupConsumer {
         self.spacing.wait();
         self.consumer.unassign().doing("unassigning partitions")?;
         self.changed = false;
-        // The eager protocol revokes all partitions at once; what remained open would be assigned again.
+        // The eager protocol revokes all partitions at once; any left open would be assigned again.
         self.open.clear();
         Ok(())
     }
@@ -365,7 +369,7 @@ impl Drop for GroupConsumer {
         if let Err(error) = self.consumer.unassign() {
             tracing::debug!(%error, "nothing to unassign");
         }
-        if !self.keeps_seat {
+        if !self.keeps_membership {
             self.leave();
         }
     }

@@ -1,13 +1,13 @@
-//! Ends transactions of lanes that the brokers have forgotten.
+//! Aborts hanging transactions of lanes: those for which a partition has no marker, though their coordinator considers them ended.
 //!
-//! A transaction ends in a partition when its coordinator writes a marker there. A partition that has no leader at that moment it takes
-//! for deleted, and skips (seen with Kafka 4.3: the only broker lost its session because its machine was busy, while a transaction ran
-//! into its timeout). Then nobody ends the transaction in that partition: readers stop before it, and a restore waits for ever.
-//! Worse, the next transaction of the same producer would end it too, and with its own outcome.
+//! A transaction ends in a partition when its coordinator writes a marker there. The coordinator takes a partition that has no leader
+//! at that moment as deleted, and skips it (seen with Kafka 4.3: the only broker lost its session because its machine was busy, while
+//! a transaction ran into its timeout). Then the transaction never ends in that partition: readers stop before it, and a restore waits
+//! for ever. Worse, the next transaction of the same producer would end it too, with the outcome of that transaction.
 //!
-//! A marker ends all that its producer has open in a partition. So one more transaction with the same transactional id writes a record
-//! to each such partition, and is aborted. That is done only if the forgotten transaction was not committed: the positions in it,
-//! which its changelog has, lie after those that are committed.
+//! A marker ends everything that its producer has open in a partition. So another transaction with the same transactional id writes a
+//! record to each such partition, and is aborted. That is done only if the hanging transaction was not committed, that is, if the
+//! positions in its changelog records are greater than the committed ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,14 +31,14 @@ use super::{
 };
 use crate::log::{LogError, OpenTransaction};
 
-/// How long each request of the ending transaction may take.
+/// Time limit of each request of the transaction that is aborted.
 const REQUESTS: Duration = Duration::from_secs(10);
-/// How long the records of forgotten transactions may take to be read.
+/// Time limit for reading the records of hanging transactions.
 const READ: Duration = Duration::from_secs(5);
-/// The key of the records that are written only to be aborted.
+/// The key of the records in the transaction that is aborted.
 const KEY: &[u8] = b"\0aborted";
-const POSITIONS: &str = "reading the positions of a forgotten transaction";
-const ENDING: &str = "ending a forgotten transaction";
+const POSITIONS: &str = "reading the positions of a hanging transaction";
+const ENDING: &str = "aborting a hanging transaction";
 
 impl<X: ConsumerContext> Restore<'_, X> {
     /// The open transactions in OmniLink's own topics.
@@ -57,16 +57,16 @@ impl<X: ConsumerContext> Restore<'_, X> {
         open_transactions(self.options, consumers, &partitions)
     }
 
-    /// Aborts what former owners of these partitions of the input, or this lane itself, have left open in `forgotten`. The lane must join
-    /// its group again: its own producer may be fenced.
-    pub(super) fn abort_forgotten(
+    /// Aborts the transactions in `hanging` that former owners of these partitions of the input, or this lane itself, have left open.
+    /// The lane must rejoin its group: its own producer may be fenced.
+    pub(super) fn abort_hanging(
         &self,
-        forgotten: &[OpenTransaction],
+        hanging: &[OpenTransaction],
         partitions: &BTreeSet<u32>,
         inputs: &[String],
     ) -> Result<(), LogError> {
         let committed = self.last_committed(partitions_of(inputs, partitions))?;
-        if let Some(one) = self.find_committed(forgotten, &committed, inputs)? {
+        if let Some(one) = self.find_committed(hanging, &committed, inputs)? {
             tracing::error!(
                 topic = &*one.topic, partition = one.partition, offset = one.first, processor = %self.processor,
                 "a transaction was committed, but its marker is missing in this partition; \
@@ -77,20 +77,20 @@ impl<X: ConsumerContext> Restore<'_, X> {
         let mut owners = self.owners(&committed);
         owners.insert(self.transactional_id.to_owned());
         for owner in owners {
-            tracing::warn!(processor = %self.processor, owner, partitions = forgotten.len(), "the brokers have forgotten an open transaction: it is aborted");
-            self.abort(&owner, forgotten, &committed)?;
+            tracing::warn!(processor = %self.processor, owner, partitions = hanging.len(), "aborting a hanging transaction: its coordinator has not ended it in these partitions");
+            self.abort(&owner, hanging, &committed)?;
         }
         Ok(())
     }
 
-    /// A partition whose forgotten transaction has positions that are committed.
+    /// Finds a partition whose hanging transaction has positions that are committed.
     fn find_committed<'f>(
         &self,
-        forgotten: &'f [OpenTransaction],
+        hanging: &'f [OpenTransaction],
         committed: &TopicPartitionList,
         inputs: &[String],
     ) -> Result<Option<&'f OpenTransaction>, LogError> {
-        let mut left: BTreeMap<u32, &OpenTransaction> = forgotten
+        let mut left: BTreeMap<u32, &OpenTransaction> = hanging
             .iter()
             .filter(|one| *one.topic == *self.changelog)
             .map(|one| (one.partition, one))
@@ -110,11 +110,11 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 continue;
             };
             if message.key() == Some(POSITION)
-                && let Some((topic, kept)) = from_record(message.payload().unwrap_or_default())
+                && let Some((topic, position)) = from_record(message.payload().unwrap_or_default())
                 && let Some(input) = inputs.get(topic)
                 && let Some(found) = committed.find_partition(input, message.partition())
                 && let Offset::Offset(committed) = found.offset()
-                && committed as u64 >= kept.next
+                && committed as u64 >= position.next
             {
                 return Ok(Some(one));
             }
@@ -128,12 +128,12 @@ impl<X: ConsumerContext> Restore<'_, X> {
     fn abort(
         &self,
         owner: &str,
-        forgotten: &[OpenTransaction],
+        hanging: &[OpenTransaction],
         committed: &TopicPartitionList,
     ) -> Result<(), LogError> {
         let producer = Arc::new(self.fence(owner)?);
         producer.begin_transaction().doing(ENDING)?;
-        for one in forgotten {
+        for one in hanging {
             let record = BaseRecord::<[u8], [u8]>::to(&one.topic)
                 .partition(one.partition as i32)
                 .key(KEY);
@@ -142,7 +142,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 .doing_of(ENDING, &one.topic)?;
         }
         producer.flush(REQUESTS).doing(ENDING)?;
-        // Positions that wait for its end are in a partition of the group's.
+        // Offsets that wait for its end are in a partition of the offsets topic.
         let mut positions = TopicPartitionList::new();
         for element in committed.elements() {
             if let Offset::Offset(_) = element.offset() {

@@ -1,7 +1,7 @@
 //! A lane on Kafka: group member, transactional producer, keyed state with its changelog.
 //!
 //! [`Transactions`] alone owns the transaction. The changelog topic `state.{processor}` has the input's partitions; each
-//! transaction adds its changes of state there, and a record with the key [`super::position::POSITION`] that says which input they reflect. This node's
+//! transaction appends its state changes there, and a record with the key [`super::position::POSITION`] that says which input they reflect. This node's
 //! copy of the state keeps the changelog offset it has read to, so a restart replays only the tail.
 
 use std::{
@@ -29,40 +29,40 @@ use crate::{
     },
     log::{
         Fetched, Lane, LogError, OffsetRange, Polled, Reader, TopicId, Transaction, Unavailable,
-        identity::{Kept, Place, later, resolve},
+        identity::{Place, StoredPosition, later, resolve},
     },
     state::StateStore,
 };
 
-/// How long [`Lane::is_empty`] may read, and how long each of its polls waits.
+/// Time limits of [`Lane::is_empty`], and of each of its polls.
 const IS_EMPTY: Duration = Duration::from_secs(2);
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// The longest pause of a lane that hurries. A transaction takes 4 ms on one broker: with pauses of up to 20 ms a run of several steps is
-/// mostly pauses, and with shorter ones than this transactions of few records cost more than they bring.
+/// The longest pause of a lane after [`Lane::hurry`]. A transaction takes 4 ms on one broker: with pauses of up to 20 ms a run of several
+/// steps spends most of its time in pauses, and with pauses shorter than this, transactions of few records cost more than they gain.
 const HURRY: Duration = Duration::from_millis(4);
-/// How long a commit waits for brokers that do not answer, before it is made again.
+/// How long a commit waits for brokers that do not answer before it is repeated.
 const CONFIRM: Duration = Duration::from_secs(10);
 
 pub(super) struct KafkaLane {
     options: KafkaOptions,
     state: StateStore,
-    /// Dropped before the member of the group, which holds the seat: the transactional id is free when both are gone.
+    /// Dropped before `group`, which holds the static member: the transactional id is free once both are gone.
     transactions: Transactions,
     group: GroupConsumer,
-    /// Asked for high watermarks.
+    /// For requests of high watermarks.
     uncommitted: Arc<BaseConsumer>,
     processor: Arc<str>,
     transactional_id: String,
     changelog: Arc<str>,
     positions: Positions,
-    /// Which changelog is followed.
+    /// The topic id of the changelog that the state follows.
     changelog_id: Option<TopicId>,
-    /// Records of the last poll.
+    /// The number of records of the last poll.
     polled: usize,
     /// The longest pause between transactions.
     longest_pause: Duration,
-    /// The committed positions of partitions whose state is restored, and that are opened next.
-    prepared: HashMap<(usize, u32), Option<Kept>>,
+    /// The committed positions of partitions whose state has been restored, and that are opened next.
+    prepared: HashMap<(usize, u32), Option<StoredPosition>>,
 }
 
 impl KafkaLane {
@@ -75,9 +75,9 @@ impl KafkaLane {
         limits: Limits,
     ) -> Result<Self, LogError> {
         let changelog: Arc<str> = changelog.into();
-        let seat = group.seat();
-        let processor = Arc::clone(seat.processor());
-        let transactional_id = seat.id(options);
+        let member = group.static_member();
+        let processor = Arc::clone(member.processor());
+        let transactional_id = member.transactional_id(options);
         let transactions =
             Transactions::new(options, &processor, &changelog, &transactional_id, limits)?;
         Ok(Self {
@@ -97,7 +97,7 @@ impl KafkaLane {
         })
     }
 
-    /// Checks before a commit that the input topics still have the ids that positions were taken in.
+    /// Checks before a commit that the input topics still have the ids to which the positions belong.
     fn confirm(&mut self) -> Result<(), LogError> {
         let deadline = Instant::now() + CONFIRM;
         while !self.group.watched.confirm()? {
@@ -109,9 +109,9 @@ impl KafkaLane {
         Ok(())
     }
 
-    /// Refuses an input that has more partitions than the state: a record's state may lie in another partition than the record.
+    /// Refuses an input with more partitions than the changelog: the state of a key may be in another partition than its records.
     fn refuse_growth(&self, topic: &str, input: u32, changelog: u32) -> Result<(), LogError> {
-        // Of OmniLink's own topics the configured partitions are used, whatever was added.
+        // Of OmniLink's own topics only the configured partitions are used, even if more were added.
         let counts = self.group.watched.topics().counts();
         let used = counts.get(topic).copied().unwrap_or(input);
         if used <= changelog {
@@ -129,7 +129,7 @@ impl KafkaLane {
     fn prepare_all(
         &mut self,
         partitions: &[(usize, u32)],
-    ) -> Result<HashMap<(usize, u32), Option<Kept>>, LogError> {
+    ) -> Result<HashMap<(usize, u32), Option<StoredPosition>>, LogError> {
         if partitions.is_empty() {
             return Ok(HashMap::new());
         }
@@ -148,7 +148,7 @@ impl KafkaLane {
             uncommitted: &self.uncommitted,
             transactional_id: &self.transactional_id,
         };
-        // First the position, then the state: whatever is committed in between is newer state, and its input is skipped.
+        // First the position, then the state: if more is committed in between, the state is newer, and its input is skipped.
         let mut committed = restore.committed(&named, &self.group.topics)?;
         let described = self.group.watched.describe()?;
         let (changelog, inputs) = described.split_last().unwrap_or((&None, &[]));
@@ -206,7 +206,7 @@ impl Lane for KafkaLane {
     fn prepare(&mut self, partitions: &[(usize, u32)]) -> Result<(), LogError> {
         self.prepared.clear();
         let prepared = self.prepare_all(partitions);
-        self.group.keep_seat_on(&prepared);
+        self.group.keep_membership_after(&prepared);
         self.prepared = prepared?;
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Lane for KafkaLane {
             && one.id.is_none()
             && two.id.is_some()
         {
-            // A position without an id counts before the state's, unless it is only older: asked again, it has an id.
+            // A position without an id takes precedence over that of the state, unless it has been committed anew with an id.
             position = committed(&*self.group.consumer, &name, partition)?;
         }
         let place = Place {
@@ -232,16 +232,16 @@ impl Lane for KafkaLane {
             partition,
         };
         let range = offset_range(&*self.group.consumer, &name, partition)?;
-        let kept = later(position, reflects, id);
-        let resolved = resolve(place, kept, id, range)?;
+        let stored = later(position, reflects, id);
+        let resolved = resolve(place, stored, id, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }
         let next = resolved.next;
-        // A reset is said once, and a position of a version that kept no ids is one in this topic from now on.
-        if kept.is_some_and(|kept| kept.id != id || kept.next != next) {
+        // A reset is reported once, and a position of a version without topic ids gets the id.
+        if stored.is_some_and(|stored| stored.id != id || stored.next != next) {
             self.positions
-                .keep_reflects((topic, partition), Kept { next, id })?;
+                .set_reflects((topic, partition), StoredPosition { next, id })?;
         }
         self.group.assign_at(topic, partition, next);
         Ok(next)
@@ -264,7 +264,7 @@ impl Lane for KafkaLane {
         let confirmed = self.confirm();
         let committed =
             confirmed.and_then(|()| self.transactions.commit(&self.group, &transaction));
-        self.group.keep_seat_on(&committed);
+        self.group.keep_membership_after(&committed);
         committed?;
         let mut meta: Vec<(Vec<u8>, Vec<u8>)> = transaction
             .positions
@@ -272,7 +272,7 @@ impl Lane for KafkaLane {
             .map(|(topic, partition, next)| {
                 let row = self.positions.reflects_row(*topic, *partition);
                 let id = self.group.watched.id(*topic);
-                (row, Kept { next: *next, id }.to_bytes())
+                (row, StoredPosition { next: *next, id }.to_bytes())
             })
             .collect();
         let (at, id) = (SystemClock.now(), self.changelog_id);

@@ -1,8 +1,8 @@
-//! What topics take: `max.message.bytes`, asked of the brokers and remembered for a while; and the topics of the system's own that
-//! are made to take enough.
+//! The size limits of topics: `max.message.bytes`, as described by the brokers and cached. Raises the limits of OmniLink's own
+//! topics.
 //!
-//! Where the brokers do not say (no right to describe a topic, none answers) Kafka's default is assumed. A record that is
-//! refused all the same teaches better: [`Limits::refused`].
+//! If the brokers do not answer, or the client may not describe a topic, Kafka's default is assumed. Records that are refused lower
+//! the limit: [`Limits::refused`].
 
 use std::{
     collections::HashMap,
@@ -27,25 +27,25 @@ use super::{
 use crate::log::{LogError, TopicSpec, topics::Names};
 
 const ASKING: &str = "asking the brokers for the settings of topics";
-/// The topic's setting.
+/// The topic setting.
 pub(super) const SETTING: &str = "max.message.bytes";
-/// Kafka's default of it.
+/// Kafka's default for it.
 const DEFAULT: usize = 1_048_588;
-/// What `ingress` takes at least: the 1 MiB that clients send unless told otherwise, and room for the marks of a record that goes
-/// back from the dead letters or on to another partition.
+/// The smallest limit of `ingress`: the 1 MiB that clients send by default, and room for the headers of a record that is redriven or
+/// moved to another partition.
 const INGRESS: usize = 2 << 20;
-/// How much more the other topics take: a record between two stages holds the old value and the new one, and headers twice.
+/// The factor for the other topics: a record between two stages holds the old and the new value, and the headers twice.
 pub(super) const WIDER: usize = 4;
-/// How long the brokers may take to answer: a lane waits for it.
+/// Time limit of a request; a lane waits for it.
 const REQUEST: Duration = Duration::from_secs(2);
-/// How long an answer is believed.
+/// How long an answer is cached.
 const FRESH: Duration = Duration::from_secs(30);
-/// How soon a question that failed is asked again.
+/// When to repeat a request that failed.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long a refusal stands against what the brokers say.
+/// How long a refusal overrides the limit that the brokers describe.
 const REFUSED: Duration = Duration::from_mins(10);
 
-/// What topics take. Cheap to clone.
+/// The size limits of topics. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Limits(Arc<Shared>);
 
@@ -56,13 +56,13 @@ struct Shared {
 
 #[derive(Clone, Copy)]
 struct Known {
-    /// What the brokers said.
+    /// The limit that the brokers described.
     described: usize,
     until: Instant,
     refused: Option<Refused>,
 }
 
-/// What a broker refused, whatever it had said.
+/// Limits derived from records that a broker refused.
 #[derive(Clone, Copy)]
 struct Refused {
     record: usize,
@@ -81,7 +81,7 @@ impl Known {
             .map_or(self.described, |r| r.batch.min(self.described))
     }
 
-    /// Batches are halved until each holds one record: then it is the record that is too large.
+    /// Halves the batch limit, until a batch of a single record is refused: then that record is too large.
     fn refuse(&mut self, sizes: &[usize], now: Instant) {
         let Some(least) = sizes.iter().min() else {
             return;
@@ -120,7 +120,7 @@ impl Limits {
         self.known(topic).batch()
     }
 
-    /// Forgets what the brokers said.
+    /// Invalidates the cache.
     pub(super) fn forget(&self) {
         let now = Instant::now();
         for known in self.0.known.lock().values_mut() {
@@ -128,12 +128,12 @@ impl Limits {
         }
     }
 
-    /// A broker has refused a batch, or some, with records of these sizes.
+    /// Notes that a broker has refused one or more batches with records of these sizes.
     pub(super) fn refused(&self, topic: &str, sizes: &[usize]) {
         let mut known = self.known(topic);
         let before = known.described;
         known.refuse(sizes, Instant::now());
-        // The topic may have been changed a moment ago: then what the brokers say now tells more than the refusal.
+        // If the topic's limit has just been lowered, the described limit is more precise than the refusal.
         if let Ok(found) = self.describe(&[topic])
             && let Some(described) = found.get(topic)
         {
@@ -148,7 +148,7 @@ impl Limits {
             records = sizes.len(),
             largest = sizes.iter().max(),
             takes = known.record(),
-            "records were refused as too large; what the topic takes is known anew"
+            "records were refused as too large; the known limit of the topic is updated"
         );
         self.0.known.lock().insert(topic.to_owned(), known);
     }
@@ -160,7 +160,7 @@ impl Limits {
             if let Some(known) = known.get(topic).filter(|known| known.until > now) {
                 return *known;
             }
-            // One question for all that would be asked soon.
+            // One request for all that have expired.
             let soon = known.iter().filter(|(_, known)| known.until <= now);
             let others = soon.map(|(name, _)| name.clone()).filter(|n| n != topic);
             std::iter::once(topic.to_owned()).chain(others).collect()
@@ -168,7 +168,7 @@ impl Limits {
         let names: Vec<&str> = stale.iter().map(String::as_str).collect();
         let asked = self.describe(&names);
         if let Err(error) = &asked {
-            tracing::warn!(%error, topic, "what the topics take cannot be asked; what was known stands");
+            tracing::warn!(%error, topic, "cannot read the size limits of topics; the known limits are used");
         }
         let until = Instant::now() + if asked.is_ok() { FRESH } else { RETRY };
         let described = asked.unwrap_or_default();
@@ -198,7 +198,7 @@ impl Limits {
         })
     }
 
-    /// What the brokers say; topics that they say nothing of are not in it.
+    /// The limits that the brokers describe; topics that they do not describe are left out.
     fn describe(&self, topics: &[&str]) -> Result<HashMap<String, usize>, LogError> {
         let found = describe(&self.0.options, topics)?;
         Ok(found
@@ -207,12 +207,12 @@ impl Limits {
             .collect())
     }
 
-    /// Topics of the system's own that are there and take too little: widened, or with `change` false told of.
+    /// Raises the limits of OmniLink's own topics that are too small; with `change` false only logs them.
     pub(super) fn widen(&self, specs: &[TopicSpec], change: bool) {
         let narrow = match self.narrow(specs) {
             Ok(narrow) => narrow,
             Err(error) => {
-                tracing::warn!(%error, "what the topics take cannot be asked");
+                tracing::warn!(%error, "cannot read the size limits of topics");
                 return;
             }
         };
@@ -262,7 +262,7 @@ impl Limits {
     }
 }
 
-/// What a topic of the system's own is to take at least.
+/// The smallest limit that one of OmniLink's own topics should have; `None` for other topics.
 pub(super) fn wanted(options: &KafkaOptions, topic: &str) -> Option<usize> {
     let names = Names::new(&options.prefix);
     if !names.is_own(topic) {
@@ -275,7 +275,7 @@ pub(super) fn wanted(options: &KafkaOptions, topic: &str) -> Option<usize> {
     Some(if *topic == *names.ingress {
         ingress
     } else {
-        // More than this no setting holds (a signed number of 32 bits).
+        // The setting is a signed 32-bit number.
         ingress.saturating_mul(WIDER).min(1 << 30)
     })
 }
@@ -296,7 +296,7 @@ pub(super) fn describe(
             .await
     })?;
     let mut all = HashMap::new();
-    // Topics that cannot be described are left out.
+    // Leaves out topics that cannot be described.
     for resource in found.into_iter().flatten() {
         if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
             all.insert(name.clone(), resource);
@@ -313,12 +313,12 @@ pub(super) fn alter(
     (name, value): (&str, &str),
 ) -> Result<(), LogError> {
     let mut change = AlterConfig::new(ResourceSpecifier::Topic(topic));
-    // This request replaces all that was set on the topic: what was stays.
+    // This request replaces all settings of the topic, so it repeats the existing ones.
     for entry in &resource.entries {
         if entry.source == ConfigSource::DynamicTopic
-            && let Some(kept) = &entry.value
+            && let Some(existing) = &entry.value
         {
-            change = change.set(&entry.name, kept);
+            change = change.set(&entry.name, existing);
         }
     }
     let change = change.set(name, value);
@@ -338,7 +338,7 @@ pub(super) fn alter(
     }
 }
 
-/// Asks the brokers. On a thread of its own: it runs futures, and the caller's may belong to a runtime already.
+/// Sends an admin request, on a separate thread: it blocks on futures, and the caller's thread may belong to a runtime.
 fn admin<T: Send>(
     options: &KafkaOptions,
     ask: impl AsyncFnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> Result<T, ClientError>
@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_topics_take_more_than_ingress_does() {
+    fn own_topics_have_a_larger_limit_than_ingress() {
         let mut options = KafkaOptions {
             prefix: "omnilink.".into(),
             ..KafkaOptions::default()
@@ -385,14 +385,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_known_from_then_on() {
+    fn refusals_lower_the_limits() {
         let now = Instant::now();
         let mut known = Known {
             described: DEFAULT,
             until: now,
             refused: None,
         };
-        // A large one among small ones, on a topic that takes 4,999 bytes without saying so.
+        // A large record among small ones, on a topic with an undescribed limit of 4,999 bytes.
         let sizes = [100, 100, 5_000, 100];
         for round in 0.. {
             assert!(round < 20);
@@ -405,7 +405,7 @@ mod tests {
         }
         assert_eq!(known.record(), 4_999);
         assert!(known.batch() >= 100);
-        // Nothing that fits by itself is ever taken for too large.
+        // A record that fits in a batch by itself is never taken as too large.
         let mut known = Known {
             described: DEFAULT,
             until: now,

@@ -1,4 +1,4 @@
-//! The log of production: Kafka, by librdkafka. Any of its properties passes through `kafka.properties`.
+//! The log on Kafka, through librdkafka, whose properties can be set with `kafka.properties`.
 
 mod classify;
 mod ends;
@@ -15,7 +15,7 @@ mod provision;
 mod reader;
 mod restore;
 mod retention;
-mod seat;
+mod static_member;
 mod topics;
 mod transactions;
 mod wire;
@@ -39,33 +39,33 @@ use rdkafka::{
     error::{KafkaError as ClientError, RDKafkaErrorCode},
     topic_partition_list::TopicPartitionListElem,
 };
-use seat::Seats;
+use static_member::StaticMembers;
 use tokio::sync::oneshot;
 use topics::Topics;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OffsetRange,
     OpenTransaction, Output, PositionFault, Reader, Source, TopicId, TopicSpec, Work,
-    identity::{self, Kept, Place},
+    identity::{self, Place, StoredPosition},
 };
 use crate::{
     base::clock::Millis,
     state::{Changes, StateStore},
 };
 
-/// A single request to the broker.
+/// Time limit of a single request to a broker.
 const REQUEST: Duration = Duration::from_secs(5);
-/// A question for committed offsets: it waits for open transactions of the group to end.
+/// Time limit of a request for committed offsets, which waits for open transactions of the group to end.
 const COMMITTED: Duration = Duration::from_secs(15);
 
 /// Bytes of one fetch. librdkafka refuses less than `message.max.bytes`.
 const FETCH_BYTES: usize = 8 << 20;
-/// The largest record of our producers, where nothing larger is given.
+/// The largest record of our producers, unless a larger `message.max.bytes` is configured.
 const MESSAGE_BYTES: usize = 64 << 20;
-/// The largest `message.max.bytes` of librdkafka.
+/// The largest `message.max.bytes` that librdkafka accepts.
 const MOST_MESSAGE_BYTES: usize = 1_000_000_000;
 
-// What calls of librdkafka are for, as errors say it.
+// The purposes of librdkafka calls, for error messages.
 const CLIENT: &str = "making a client";
 const ASSIGN: &str = "assigning partitions";
 const AT: &str = "asking which offset is of a time";
@@ -78,11 +78,12 @@ pub struct KafkaOptions {
     pub brokers: String,
     /// librdkafka properties, as they are.
     pub properties: BTreeMap<String, String>,
-    /// In front of consumer groups and transactional ids: `topics.prefix`.
+    /// The prefix of consumer groups and transactional ids: `topics.prefix`.
     pub prefix: String,
-    /// This node: stable over restarts, so that a restart aborts at once what the killed process left open.
+    /// The name of this node. It must survive restarts, so that a restart aborts at once the transactions that a killed process
+    /// left open.
     pub node: String,
-    /// Replicas of topics that are made; `None`: the broker's default.
+    /// The replication factor of topics that are created; `None`: the broker's default.
     pub replication_factor: Option<i32>,
 }
 
@@ -95,14 +96,14 @@ impl KafkaOptions {
             .set("retry.backoff.ms", "1")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.nagle.disable", "true")
-            // A broker that has just started may say that it knows no topics: that is not believed for 15 minutes.
+            // A broker that has just started may report that it has no topics, which the default would cache for 15 minutes.
             .set("topic.metadata.refresh.interval.ms", "10000")
             .set("metadata.max.age.ms", "30000")
             .set_log_level(RDKafkaLogLevel::Warning);
         self.tuned(config)
     }
 
-    /// The given properties over our own. What exactly-once hangs on is set after them.
+    /// Applies the configured properties. Those that exactly-once depends on are set afterwards.
     fn tuned(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -110,12 +111,12 @@ impl KafkaOptions {
         config
     }
 
-    /// What is given as `message.max.bytes`: the largest record of producers to `ingress`.
+    /// The configured `message.max.bytes`: the largest record of producers to `ingress`.
     fn given_message_bytes(&self) -> Option<usize> {
         self.properties.get("message.max.bytes")?.parse().ok()
     }
 
-    /// The largest record that our producers hand over. The topics take less.
+    /// The `message.max.bytes` of our producers. The limits of the topics are lower.
     fn message_bytes(&self) -> usize {
         let given = self.given_message_bytes().unwrap_or_default();
         let wide = given.saturating_mul(limits::WIDER).max(MESSAGE_BYTES);
@@ -131,8 +132,8 @@ impl KafkaOptions {
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "2")
             .set("fetch.error.backoff.ms", "50")
-            // So many are taken before more is asked for: else a busy consumer asks for every few records. An idle one
-            // must not come near it: a partition that is left out of a fetch waits for that to end.
+            // Partitions with fewer queued records are fetched. A lower value makes a busy consumer fetch every few records;
+            // a higher one lets a partition drop out of a fetch, and then wait until that fetch ends.
             .set("queued.min.messages", "200")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.max.bytes", fetch.to_string())
@@ -145,7 +146,8 @@ impl KafkaOptions {
         config
     }
 
-    /// The same with records of transactions that are open or were aborted; ends are high watermarks then.
+    /// As [`Self::consumer_config`], with `read_uncommitted`: records of open and aborted transactions are read, and end offsets are
+    /// high watermarks.
     fn uncommitted_config(&self) -> ClientConfig {
         let mut config = self.consumer_config();
         config.set("isolation.level", "read_uncommitted");
@@ -156,20 +158,20 @@ impl KafkaOptions {
 /// The log on Kafka.
 pub struct KafkaLog {
     options: KafkaOptions,
-    /// `None`: for whoever reads and appends, and runs no lane.
+    /// `None`: connected without keyed state, so it has no lanes.
     state: Option<StateStore>,
     appender: Appender,
-    /// Asked for metadata and offsets.
+    /// For requests of metadata and offsets.
     asker: Arc<BaseConsumer>,
-    /// Asked for high watermarks.
+    /// For requests of high watermarks.
     uncommitted: Arc<BaseConsumer>,
     topics: Arc<Topics>,
-    seats: Seats,
+    static_members: StaticMembers,
     limits: Limits,
 }
 
 impl KafkaLog {
-    /// Connects. `state` keeps this node's copy of keyed state. Does not wait for the brokers to answer.
+    /// Connects, without waiting for the brokers to answer. `state` holds this node's copy of keyed state.
     pub fn connect(options: KafkaOptions, state: StateStore) -> Result<Self, LogError> {
         Self::connect_with(options, Some(state))
     }
@@ -193,7 +195,7 @@ impl KafkaLog {
             asker,
             uncommitted,
             topics,
-            seats: Seats::default(),
+            static_members: StaticMembers::default(),
         })
     }
 
@@ -201,7 +203,7 @@ impl KafkaLog {
         format!("{}{processor}", self.options.prefix)
     }
 
-    /// `also`: another topic that the member depends on.
+    /// Joins a group. `also`: another topic that the member depends on.
     fn member(
         &self,
         processor: &str,
@@ -211,11 +213,11 @@ impl KafkaLog {
         let watched = self
             .topics
             .watch(topics.iter().map(String::as_str).chain(also))?;
-        let seated = self.seats.take(processor);
-        GroupConsumer::new(&self.options, &self.asker, seated, topics, watched)
+        let member = self.static_members.reserve(processor);
+        GroupConsumer::new(&self.options, &self.asker, member, topics, watched)
     }
 
-    /// A consumer that asks for what a processor's group has committed, and never joins it.
+    /// A consumer for requests about the committed offsets of a processor's group, which it never joins.
     fn group_asker(&self, processor: &str) -> Result<BaseConsumer, LogError> {
         let mut config = self.options.consumer_config();
         config.set("group.id", self.group(processor));
@@ -226,8 +228,12 @@ impl KafkaLog {
         Ok(self.describe(topic)?.and_then(|described| described.id))
     }
 
-    /// What a processor has committed in each partition that there is.
-    fn kept(&self, processor: &str, topic: &str) -> Result<Vec<Option<Kept>>, LogError> {
+    /// The committed positions of a processor, by partition.
+    fn committed_positions(
+        &self,
+        processor: &str,
+        topic: &str,
+    ) -> Result<Vec<Option<StoredPosition>>, LogError> {
         let partitions = provision::partitions(&self.asker, topic)?
             .ok_or_else(|| LogError::UnknownTopic(topic.into()))?;
         let mut list = TopicPartitionList::new();
@@ -239,7 +245,7 @@ impl KafkaLog {
         let elements = found.elements();
         let of = |partition| {
             let mut elements = elements.iter();
-            kept(elements.find(|e| e.partition() == partition as i32)?)
+            committed_position(elements.find(|e| e.partition() == partition as i32)?)
         };
         Ok((0..partitions).map(of).collect())
     }
@@ -370,14 +376,15 @@ impl Log for KafkaLog {
         topic: &str,
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
-        let kept = committed(&self.group_asker(processor)?, topic, partition)?;
-        Ok(in_this_topic(kept, self.id(topic)?))
+        let position = committed(&self.group_asker(processor)?, topic, partition)?;
+        Ok(in_this_topic(position, self.id(topic)?))
     }
 
     fn positions(&self, processor: &str, topic: &str) -> Result<Vec<Option<u64>>, LogError> {
-        let (kept, id) = (self.kept(processor, topic)?, self.id(topic)?);
-        let next = |kept| in_this_topic(kept, id);
-        Ok(kept.into_iter().map(next).collect())
+        let positions = self.committed_positions(processor, topic)?;
+        let id = self.id(topic)?;
+        let next = |position| in_this_topic(position, id);
+        Ok(positions.into_iter().map(next).collect())
     }
 
     fn position_faults(
@@ -385,16 +392,17 @@ impl Log for KafkaLog {
         processor: &str,
         topic: &str,
     ) -> Result<Vec<PositionFault>, LogError> {
-        let (kept, id) = (self.kept(processor, topic)?, self.id(topic)?);
+        let positions = self.committed_positions(processor, topic)?;
+        let id = self.id(topic)?;
         let mut faults = Vec::new();
-        for (partition, kept) in (0..).zip(kept).filter(|(_, kept)| kept.is_some()) {
+        for (partition, position) in (0..).zip(positions).filter(|(_, p)| p.is_some()) {
             let place = Place {
                 processor,
                 topic,
                 partition,
             };
             let range = self.offset_range(topic, partition)?;
-            faults.extend(identity::fault(place, kept, id, range));
+            faults.extend(identity::fault(place, position, id, range));
         }
         Ok(faults)
     }
@@ -448,7 +456,7 @@ fn offset_range<C: Consumer<X>, X: ConsumerContext>(
     })
 }
 
-/// Asks again while a partition's leader is being chosen, as after its topic was made and while brokers come and go.
+/// Repeats a request while a partition's leader is being elected, as after its topic was created or while brokers restart.
 fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
@@ -462,7 +470,7 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
             answer => return answer,
         };
         match error.rdkafka_error_code() {
-            // A new leader does not tell its end before its followers have confirmed what it has (KIP-207).
+            // A new leader does not report its end offset before its high watermark is known (KIP-207).
             Some(
                 RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
@@ -470,12 +478,12 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
                 | RDKafkaErrorCode::FencedLeaderEpoch
                 | RDKafkaErrorCode::UnknownLeaderEpoch,
             ) => {}
-            // So librdkafka remembers it, perhaps from a broker that had just started.
+            // From librdkafka's cache, perhaps filled by a broker that had just started.
             Some(
                 RDKafkaErrorCode::UnknownPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownTopicOrPartition,
-            ) if is_there(consumer, topic) => {}
+            ) if topic_exists(consumer, topic) => {}
             _ => return Err(error),
         }
         std::thread::sleep(pause.mul_f64(rand::random_range(0.5..=1.0)));
@@ -483,8 +491,8 @@ fn while_leaders_move<T, C: Consumer<X>, X: ConsumerContext>(
     }
 }
 
-/// Whether the brokers know a topic. The answer is what librdkafka remembers from then on.
-fn is_there<C: Consumer<X>, X: ConsumerContext>(consumer: &C, topic: &str) -> bool {
+/// Whether the brokers know a topic. The answer updates librdkafka's cache.
+fn topic_exists<C: Consumer<X>, X: ConsumerContext>(consumer: &C, topic: &str) -> bool {
     let found = consumer.client().fetch_metadata(Some(topic), REQUEST);
     found.is_ok_and(|found| {
         let mut topics = found.topics().iter();
@@ -497,19 +505,19 @@ fn committed<C: Consumer<X>, X: ConsumerContext>(
     consumer: &C,
     topic: &str,
     partition: u32,
-) -> Result<Option<Kept>, LogError> {
+) -> Result<Option<StoredPosition>, LogError> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition as i32);
     let found = consumer
         .committed_offsets(list, COMMITTED)
         .doing_of("asking for the committed offset", topic)?;
-    Ok(found.elements().first().and_then(kept))
+    Ok(found.elements().first().and_then(committed_position))
 }
 
-/// A committed position, with the id of the topic that it was committed for.
-fn kept(element: &TopicPartitionListElem<'_>) -> Option<Kept> {
+/// A committed position, with the topic id in its metadata.
+fn committed_position(element: &TopicPartitionListElem<'_>) -> Option<StoredPosition> {
     match element.offset() {
-        Offset::Offset(next) => Some(Kept {
+        Offset::Offset(next) => Some(StoredPosition {
             next: next as u64,
             id: identity::from_metadata(element.metadata()).0,
         }),
@@ -517,9 +525,9 @@ fn kept(element: &TopicPartitionListElem<'_>) -> Option<Kept> {
     }
 }
 
-/// The offset, unless it is of a topic of the same name before.
-fn in_this_topic(kept: Option<Kept>, id: Option<TopicId>) -> Option<u64> {
-    let kept = kept?;
-    let another = kept.id.zip(id).is_some_and(|(was, is)| was != is);
-    (!another).then_some(kept.next)
+/// The offset, unless it belongs to an earlier topic of the same name.
+fn in_this_topic(position: Option<StoredPosition>, id: Option<TopicId>) -> Option<u64> {
+    let position = position?;
+    let another = position.id.zip(id).is_some_and(|(was, is)| was != is);
+    (!another).then_some(position.next)
 }

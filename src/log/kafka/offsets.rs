@@ -1,9 +1,9 @@
-//! Adds offsets to a transaction, with a deadline that holds.
+//! Adds offsets to a transaction, with a reliable timeout.
 //!
-//! librdkafka's `rd_kafka_send_offsets_to_transaction` waits without a timeout for the answer of its own main thread, and never gets it where a
-//! request to a coordinator ends as "outdated" or "destroyed" (seen with 2.12.1 when a broker is killed): whoever calls it
-//! then stands still for ever. So a thread of its own calls it. When it does not come back, that thread and
-//! its producer are left behind, and a new producer with the same transactional id ends the transaction.
+//! librdkafka's `rd_kafka_send_offsets_to_transaction` waits without a timeout for its own main thread, which never answers if a
+//! request to a coordinator ends as "outdated" or "destroyed" (seen with 2.12.1 when a broker is killed), so the call may block for
+//! ever. Therefore a separate thread makes it. If the call does not return, that thread and its producer are abandoned, and a new
+//! producer with the same transactional id ends the transaction.
 
 use std::{
     sync::{Arc, mpsc},
@@ -19,12 +19,12 @@ use rdkafka::{
 
 use crate::log::{LogError, ThreadError, Unavailable};
 
-/// How much longer than its own timeout a call may take.
+/// How much longer than its timeout a call may take.
 const SPARE: Duration = Duration::from_secs(2);
 
 type Call = (TopicPartitionList, ConsumerGroupMetadata);
 
-/// The thread of a producer. It ends when this is dropped, unless librdkafka keeps it.
+/// The thread of a producer. It ends when this is dropped, unless a call of librdkafka blocks it.
 pub(super) struct Offsets {
     calls: mpsc::SyncSender<Call>,
     answers: mpsc::Receiver<Result<(), KafkaError>>,
@@ -60,7 +60,7 @@ impl Offsets {
         })
     }
 
-    /// `None`: librdkafka does not come back. The producer must not be used any more.
+    /// `None`: the call did not return. The producer must not be used any more.
     pub(super) fn send(
         &self,
         list: TopicPartitionList,

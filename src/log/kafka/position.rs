@@ -1,24 +1,24 @@
-//! The positions that a node keeps beside its copy of a lane's state, each with the id of the topic that it is one in.
+//! The positions that a node stores beside its copy of a lane's state, each with the id of its topic.
 
 use std::sync::Arc;
 
 use crate::{
     base::clock::Millis,
-    log::{LogError, TopicId, identity::Kept},
+    log::{LogError, TopicId, identity::StoredPosition},
     state::{Changes, StateStore},
 };
 
-/// How far this node's copy of the state has followed its changelog, and when that was.
+/// The changelog offset up to which this node's copy of the state is current, and when it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Followed {
     pub(super) next: u64,
     pub(super) at: Millis,
-    /// The changelog; `None`: noted by a version that kept no ids.
+    /// The changelog's topic id; `None`: written by a version without topic ids.
     pub(super) id: Option<TopicId>,
 }
 
 impl Followed {
-    /// next(8) milliseconds(8), then the id(16) if it is known.
+    /// `next(8) milliseconds(8)`, then the topic id (16), if known.
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let mut row = self.next.to_be_bytes().to_vec();
         row.extend_from_slice(&self.at.0.to_be_bytes());
@@ -38,7 +38,7 @@ impl Followed {
     }
 }
 
-/// The rows of one processor.
+/// The position rows of one processor in the local store.
 #[derive(Clone)]
 pub(super) struct Positions {
     state: StateStore,
@@ -66,39 +66,42 @@ impl Positions {
         format!("reflects/{}/{topic}/{partition}", self.processor).into_bytes()
     }
 
-    /// Which input this node's copy of the state reflects.
-    pub(super) fn reflects(&self, topic: usize, partition: u32) -> Result<Option<Kept>, LogError> {
+    /// The input position that this node's copy of the state reflects.
+    pub(super) fn reflects(
+        &self,
+        topic: usize,
+        partition: u32,
+    ) -> Result<Option<StoredPosition>, LogError> {
         let row = self.state.meta(&self.reflects_row(topic, partition))?;
-        Ok(row.and_then(|row| Kept::from_bytes(&row)))
+        Ok(row.and_then(|row| StoredPosition::from_bytes(&row)))
     }
 
-    pub(super) fn keep_reflects(
+    pub(super) fn set_reflects(
         &self,
         (topic, partition): (usize, u32),
-        kept: Kept,
+        position: StoredPosition,
     ) -> Result<(), LogError> {
-        let row = (self.reflects_row(topic, partition), kept.to_bytes());
+        let row = (self.reflects_row(topic, partition), position.to_bytes());
         Ok(self.state.apply(&Changes::default(), &[row])?)
     }
 }
 
-/// The changelog key of the record that says which input the state reflects.
+/// The changelog key of the record that holds the input position that the state reflects.
 pub(super) const POSITION: &[u8] = b"\0position";
 /// Bytes of its value, at most.
 pub(super) const POSITION_BYTES: usize = 25;
 
-/// The value of a [`POSITION`] record: topic index(1) next offset(8), then the id of
-/// the input topic(16) if it is known.
-pub(super) fn to_record(topic: usize, kept: Kept) -> Vec<u8> {
+/// The value of a [`POSITION`] record: `topic index(1) next offset(8)`, then the id of the input topic (16), if known.
+pub(super) fn to_record(topic: usize, position: StoredPosition) -> Vec<u8> {
     let mut value = vec![topic as u8];
-    value.extend(kept.to_bytes());
+    value.extend(position.to_bytes());
     value
 }
 
-pub(super) fn from_record(value: &[u8]) -> Option<(usize, Kept)> {
-    let (topic, kept) = value.split_first()?;
-    matches!(kept.len(), 8 | 24).then_some(())?;
-    Some((usize::from(*topic), Kept::from_bytes(kept)?))
+pub(super) fn from_record(value: &[u8]) -> Option<(usize, StoredPosition)> {
+    let (topic, position) = value.split_first()?;
+    matches!(position.len(), 8 | 24).then_some(())?;
+    Some((usize::from(*topic), StoredPosition::from_bytes(position)?))
 }
 
 #[cfg(test)]
@@ -108,10 +111,10 @@ mod tests {
     #[test]
     fn rows_with_and_without_an_id_are_read() {
         for id in [None, TopicId::from_bytes([3; 16])] {
-            let kept = Kept { next: 300, id };
-            let value = to_record(2, kept);
+            let position = StoredPosition { next: 300, id };
+            let value = to_record(2, position);
             assert!(value.len() <= POSITION_BYTES);
-            assert_eq!(from_record(&value), Some((2, kept)));
+            assert_eq!(from_record(&value), Some((2, position)));
             let followed = Followed {
                 next: 7,
                 at: Millis(1_800_000_000_000),

@@ -1,4 +1,4 @@
-//! Makes missing topics with the right policies, and checks partition counts.
+//! Creates missing topics with the right policies, and checks partition counts.
 
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
@@ -46,7 +46,7 @@ fn policies(options: &KafkaOptions, spec: &TopicSpec, wide: bool) -> Vec<(&'stat
     policies
 }
 
-/// Makes what is missing. `known`: topics that were checked before, with the count that is configured.
+/// Creates missing topics. `known`: topics that were checked before, with their configured partition counts.
 pub(super) fn provision(
     options: &KafkaOptions,
     asker: &BaseConsumer,
@@ -66,10 +66,10 @@ pub(super) fn provision(
     if missing.is_empty() {
         return Ok(());
     }
-    // It runs futures, and the caller's thread may belong to a runtime already.
+    // On a separate thread: it blocks on futures, and the caller's thread may belong to a runtime.
     std::thread::scope(|scope| scope.spawn(|| make(options, &missing, true)).join())
         .unwrap_or_else(|panic| Err(LogError::panicked(MAKING, &*panic)))?;
-    // Another node may have made them at the same moment, with other counts.
+    // Another node may have created them concurrently, with other counts.
     for spec in missing {
         let mut found = None;
         for _ in 0..400 {
@@ -88,11 +88,11 @@ pub(super) fn provision(
     Ok(())
 }
 
-/// Refuses topics that have other counts than configured. Partitions that somebody has added to some of them are no reason:
-/// they stay unused, and are told of by [`super::topics::Topics::troubles`]; without that, what others have written to them
-/// would be kept from its readers.
+/// Refuses topics whose partition counts differ from the configuration. Added partitions of some topics are not refused: they stay
+/// unused, and [`super::topics::Topics::troubles`] reports them; a refusal would block the readers of records that others have written
+/// there.
 fn check_counts(known: &Counts, found: &[(&TopicSpec, u32)]) -> Result<(), LogError> {
-    // What has one partition whatever is configured tells nothing.
+    // Topics that always have a single partition are no evidence.
     let configured = found.iter().map(|(spec, _)| spec.partitions).max();
     let mut telling = found
         .iter()
@@ -114,9 +114,9 @@ fn check_counts(known: &Counts, found: &[(&TopicSpec, u32)]) -> Result<(), LogEr
     Ok(())
 }
 
-/// What the broker does with old records of a topic. `None`: settings that are none of ours.
+/// The cleanup policy of a topic. `None`: one that OmniLink does not use.
 pub(super) fn cleanup(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogError> {
-    // It runs futures, and the caller's thread may belong to a runtime already.
+    // On a separate thread: it blocks on futures, and the caller's thread may belong to a runtime.
     std::thread::scope(|scope| scope.spawn(|| describe(options, topic)).join())
         .unwrap_or_else(|panic| Err(LogError::panicked(SETTINGS, &*panic)))
 }
@@ -151,7 +151,7 @@ fn describe(options: &KafkaOptions, topic: &str) -> Result<Option<Cleanup>, LogE
     })
 }
 
-/// `wide`: they are to take what `ingress` takes, and more, which a broker's policy may refuse.
+/// Creates topics. `wide`: with raised size limits, which a broker's policy may refuse.
 fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<(), LogError> {
     let admin: AdminClient<DefaultClientContext> = options.config().create().doing(CLIENT)?;
     let replicas = options.replication_factor.unwrap_or(-1);
@@ -187,7 +187,7 @@ fn make(options: &KafkaOptions, missing: &[&TopicSpec], wide: bool) -> Result<()
             {
                 tracing::warn!(
                     topic,
-                    "the broker refuses the topic with its max.message.bytes; it is made without"
+                    "the broker refuses the topic with its max.message.bytes; creating it without"
                 );
                 return make(options, missing, false);
             }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn the_configuration_is_to_blame_only_if_all_topics_say_so() {
         check(false, &[(2, 2), (1, 1), (2, 2)]).unwrap();
-        // Somebody has added partitions to one of them, or to one that has a single one.
+        // Partitions were added to one of them, or to one that always has a single partition.
         check(false, &[(2, 4), (1, 1), (2, 2)]).unwrap();
         check(false, &[(2, 2), (1, 3), (2, 2)]).unwrap();
         check(true, &[(2, 4)]).unwrap();

@@ -1,4 +1,4 @@
-//! Reading chosen partitions, and turning librdkafka's messages into records.
+//! Reads chosen partitions, and converts librdkafka's messages to records.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::{
     log::{Fetched, LogError, Reader, Record, record_size},
 };
 
-/// Records and bytes of one poll.
+/// The most records and bytes of one poll.
 const POLL_RECORDS: usize = 10_000;
 const POLL_BYTES: usize = 8 << 20;
 /// How long a seek may take.
@@ -49,24 +49,24 @@ pub(super) struct KafkaReader {
     consumer: BaseConsumer<Context>,
     topic: String,
     assigned: Vec<(u32, u64)>,
-    /// `assigned` has changed and librdkafka does not know yet.
+    /// `assigned` has changed, and librdkafka has not been told yet.
     changed: bool,
     spacing: AssignmentSpacing,
-    /// Partitions that were read to their end, with no record since.
+    /// Partitions that have been read to their end.
     at_end: BTreeSet<u32>,
-    /// Partitions that librdkafka has assigned.
+    /// The assignment of librdkafka.
     applied: BTreeSet<u32>,
 }
 
-/// Keeps a pause between changes of an assignment: librdkafka ends the process when a partition is taken away for the second time before
-/// its fetcher has stopped (librdkafka issue 5573).
+/// Enforces a minimum interval between changes of an assignment: librdkafka aborts the process when a partition is removed for the
+/// second time before its fetcher has stopped (librdkafka issue 5573).
 #[derive(Default)]
 pub(super) struct AssignmentSpacing(Option<Instant>);
 
 impl AssignmentSpacing {
     const LEAST: Duration = Duration::from_millis(50);
 
-    /// To be called before each change.
+    /// Waits for the interval; to be called before each change.
     pub(super) fn wait(&mut self) {
         if let Some(last) = self.0 {
             std::thread::sleep(Self::LEAST.saturating_sub(last.elapsed()));
@@ -80,7 +80,7 @@ impl KafkaReader {
         Self::with(options.consumer_config(), options, topic)
     }
 
-    /// Reads uncommitted: records of open and of aborted transactions too.
+    /// Reads with `read_uncommitted`: records of open and aborted transactions too.
     pub(super) fn uncommitted(options: &KafkaOptions, topic: &str) -> Result<Self, LogError> {
         Self::with(options.uncommitted_config(), options, topic)
     }
@@ -93,7 +93,7 @@ impl KafkaReader {
         config
             .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "true")
-            // Never joined: librdkafka wants a name.
+            // librdkafka requires a group id; the group is never joined.
             .set("group.id", format!("{}reader", options.prefix));
         Ok(Self {
             consumer: config.create_with_context(Context).doing(CLIENT)?,
@@ -127,7 +127,7 @@ impl Reader for KafkaReader {
         self.assigned.retain(|(p, _)| *p != partition);
         self.assigned.push((partition, offset));
         self.at_end.remove(&partition);
-        // A seek is a matter of a millisecond; a change of the assignment stops all fetching first.
+        // A seek takes about a millisecond; a change of the assignment stops all fetching first.
         let to = Offset::Offset(offset as i64);
         let sought = !self.changed
             && self.applied.contains(&partition)
@@ -154,7 +154,7 @@ impl Reader for KafkaReader {
         for index in before..out.len() {
             let (partition, offset) = (out[index].partition, out[index].offset);
             let at = self.assigned.iter_mut().find(|(p, _)| *p == partition);
-            // Drops what was fetched before a seek.
+            // Drops records that were fetched before a seek.
             if let Some((_, next)) = at
                 && offset >= *next
             {
@@ -170,7 +170,7 @@ impl Reader for KafkaReader {
     }
 }
 
-/// Waits for a first record, then takes what is there. Answers with the partitions whose end was met after their last record.
+/// Waits for a first record, then takes all that are available. Returns the partitions that were read to their end.
 pub(super) fn drain<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topics: &[String],
@@ -187,13 +187,13 @@ pub(super) fn drain<C: ConsumerContext>(
             Some(Ok(message)) => {
                 at_end.remove(&(message.partition() as u32));
                 let fetched = fetched(&message, topics);
-                // Headers count: 10,000 records with large ones are gigabytes.
+                // Includes headers: 10,000 records with large headers can be gigabytes.
                 bytes += record_size(&fetched.record);
                 out.push(fetched);
                 timeout = Duration::ZERO;
             }
-            Some(Err(error)) if passing(&error) => {
-                // librdkafka goes on by itself; what it could not do shows in readiness and lag.
+            Some(Err(error)) if is_transient(&error) => {
+                // librdkafka retries by itself; a lasting failure shows in readiness and lag.
                 if let KafkaError::PartitionEOF(partition) = error {
                     at_end.insert(partition as u32);
                 }
@@ -212,7 +212,7 @@ pub(super) fn drain<C: ConsumerContext>(
     Ok(at_end)
 }
 
-fn passing(error: &KafkaError) -> bool {
+fn is_transient(error: &KafkaError) -> bool {
     match error {
         KafkaError::PartitionEOF(_) => true,
         KafkaError::MessageConsumption(code) => !matches!(
@@ -231,8 +231,8 @@ fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
     let topic = message.topic();
     let timestamp = match message.timestamp() {
         Timestamp::LogAppendTime(ms) => Millis(ms),
-        Timestamp::CreateTime(ms) => meant(Some(ms), SystemClock.now()),
-        Timestamp::NotAvailable => meant(None, SystemClock.now()),
+        Timestamp::CreateTime(ms) => plausible_timestamp(Some(ms), SystemClock.now()),
+        Timestamp::NotAvailable => plausible_timestamp(None, SystemClock.now()),
     };
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
@@ -240,7 +240,7 @@ fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
             .map(|h| (h.key.to_owned(), h.value.map(Bytes::copy_from_slice)))
             .collect()
     });
-    let (key, value) = in_one(message.key(), message.payload());
+    let (key, value) = copy_key_value(message.key(), message.payload());
     Fetched {
         topic: topics.iter().position(|t| t == topic).unwrap_or_default(),
         partition: message.partition() as u32,
@@ -254,21 +254,21 @@ fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
     }
 }
 
-/// 2000-01-01T00:00:00Z.
+/// The earliest plausible timestamp of a record, in milliseconds: 2000-01-01T00:00:00Z.
 const EARLIEST: i64 = 946_684_800_000;
-/// How far a producer's clock may be ahead.
+/// How far a producer's clock may be ahead, in milliseconds.
 const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// The time that a producer gave its record; where it gave none, or one that cannot be meant (seconds or microseconds in place
-/// of milliseconds, a clock that was never set), the time at which the record was taken in. Units are not guessed.
-fn meant(given: Option<i64>, now: Millis) -> Millis {
+/// The timestamp that the producer set, or the current time if there is none or it is implausible (seconds or microseconds in place of
+/// milliseconds, a clock that was never set). Units are not guessed.
+fn plausible_timestamp(given: Option<i64>, now: Millis) -> Millis {
     given
         .filter(|ms| (EARLIEST..=now.0.saturating_add(AHEAD_MS)).contains(ms))
         .map_or(now, Millis)
 }
 
-/// A copy of key and value in one buffer: half the allocations, here and for whoever clones them.
-fn in_one(key: Option<&[u8]>, value: Option<&[u8]>) -> (Option<Bytes>, Option<Bytes>) {
+/// Copies key and value into one buffer, which halves the allocations.
+fn copy_key_value(key: Option<&[u8]>, value: Option<&[u8]>) -> (Option<Bytes>, Option<Bytes>) {
     let (Some(key), Some(value)) = (key, value) else {
         let copy = Bytes::copy_from_slice;
         return (key.map(copy), value.map(copy));
@@ -286,10 +286,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_that_no_producer_means_are_not_taken() {
+    fn implausible_timestamps_are_replaced() {
         let now = Millis(1_764_411_000_123);
         for good in [EARLIEST, now.0 - 5, now.0, now.0 + AHEAD_MS] {
-            assert_eq!(meant(Some(good), now), Millis(good));
+            assert_eq!(plausible_timestamp(Some(good), now), Millis(good));
         }
         for bad in [
             i64::MIN,
@@ -301,8 +301,8 @@ mod tests {
             now.0 * 1000,
             i64::MAX,
         ] {
-            assert_eq!(meant(Some(bad), now), now, "{bad}");
+            assert_eq!(plausible_timestamp(Some(bad), now), now, "{bad}");
         }
-        assert_eq!(meant(None, now), now);
+        assert_eq!(plausible_timestamp(None, now), now);
     }
 }

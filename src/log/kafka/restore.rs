@@ -1,18 +1,18 @@
-//! Restoring keyed state from a changelog, for all partitions of an assignment at once.
+//! Restores keyed state from a changelog, for all partitions of an assignment at once.
 //!
-//! The last transaction of the former owner may have ended a moment ago, and its commit marker may not be on the changelog's leader
-//! yet (a transaction's markers are written to each partition separately, on three brokers by three leaders). Until it is, the last
-//! stable offset lies before that transaction's records, so an end taken from it would miss them. The order is therefore:
+//! The last transaction of the former owner may have just ended, with its commit marker not yet written to the changelog (a
+//! transaction's markers are written to each partition separately, on three brokers by three leaders). Until then, the last stable
+//! offset lies before that transaction's records, so a restore up to it would miss them. Therefore the order is:
 //!
-//! 1. the committed offsets of the group, which the broker answers when no transaction is about to change them;
-//! 2. the high watermarks of the changelog: what those offsets were committed with lies before them, for a transaction commits
-//!    only when all its records are acknowledged by all in-sync replicas;
-//! 3. a wait until the last stable offset has reached them;
-//! 4. one read-committed reader, up to the high watermarks.
+//! 1. get the committed offsets of the group, which the broker returns once no transaction is about to change them;
+//! 2. get the high watermarks of the changelog: the records committed with those offsets lie before them, because a transaction
+//!    commits only after all in-sync replicas have acknowledged all its records;
+//! 3. wait until the last stable offset has reached them;
+//! 4. read up to the high watermarks, read-committed, with one reader.
 //!
-//! A former owner that hangs in the middle of a transaction would hold this up until `transaction.timeout.ms`, plus the broker's
-//! interval for looking (10 s by default). Each committed offset carries the transactional id that committed it, so the new owner fences the former one
-//! when it has waited for [`GRACE`]: that aborts the open transaction at once.
+//! A former owner that hangs in the middle of a transaction would block this until `transaction.timeout.ms`, plus the interval at
+//! which the broker checks it (10 s by default). The metadata of each committed offset has the transactional id that committed it, so
+//! the new owner fences the former one after [`GRACE`], which aborts the open transaction at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use rdkafka::{
 use super::{
     CLIENT, COMMITTED, END, KafkaOptions, REQUEST,
     classify::Doing,
-    kept,
+    committed_position,
     position::{Followed, POSITION, Positions, from_record},
     reader::KafkaReader,
     while_leaders_move,
@@ -43,45 +43,46 @@ use crate::{
     chaos::{Bug, planted},
     log::{
         Described, LogError, OpenTransaction, Reader, Unavailable,
-        identity::{Kept, Place, announce_changelog, committer},
+        identity::{Place, StoredPosition, announce_changelog, committer},
     },
     state::{Changes, Space, StateStore},
 };
 
-/// How long an open transaction of a former owner is waited for before that owner is fenced. One that ended in good order needs some milliseconds.
+/// How long to wait for an open transaction of a former owner before that owner is fenced. After a clean shutdown the wait takes some
+/// milliseconds.
 const GRACE: Duration = Duration::from_millis(1_500);
-/// How long an open transaction is waited for in all; then the lane says so, and tries again.
+/// How long to wait for an open transaction in all; then the lane reports it and retries.
 const PENDING: Duration = Duration::from_secs(15);
-/// Longer than a lane's transaction may last (`transaction.timeout.ms` is 10 s): what was open all this time is forgotten (`hanging.rs`).
-const FORGOTTEN: Duration = Duration::from_secs(13);
-/// How long fencing a former owner may take.
+/// Longer than a lane's transaction may last (`transaction.timeout.ms` is 10 s): one that was open all this time hangs (`hanging.rs`).
+const HANGING: Duration = Duration::from_secs(13);
+/// Time limit for fencing a former owner.
 const FENCE: Duration = Duration::from_secs(10);
-/// How long a restore waits for the next record of a changelog.
+/// Time limit for the next record of a changelog.
 const RESTORE: Duration = Duration::from_secs(30);
-/// Local state that has not followed its changelog for this long is dropped: tombstones that it missed may be gone
+/// Local state that is this far behind its changelog is dropped: tombstones that it has not read may have been deleted
 /// (`delete.retention.ms` is 24 h).
 const STALE_MS: i64 = 12 * 3600 * 1000;
 const COMMITTED_OFFSETS: &str = "asking for the committed offsets";
-/// Pauses between two looks at an open transaction.
-const LOOKS: Backoff = Backoff {
+/// Pauses between two checks of an open transaction.
+const CHECKS: Backoff = Backoff {
     first: Duration::from_millis(5),
     max: Duration::from_millis(100),
 };
 
-/// What a restore works with: a lane's own.
+/// The dependencies of a restore, borrowed from the lane.
 pub(super) struct Restore<'a, X: ConsumerContext> {
     pub(super) options: &'a KafkaOptions,
     pub(super) state: &'a StateStore,
     pub(super) processor: &'a Arc<str>,
     pub(super) changelog: &'a str,
-    /// The changelog as it is now; `None`: the brokers do not say.
+    /// The changelog as it is now; `None`: the brokers have not described it.
     pub(super) described: Option<Described>,
     pub(super) positions: &'a Positions,
-    /// A read-committed member of the group.
+    /// A consumer of the group, read-committed.
     pub(super) member: &'a BaseConsumer<X>,
-    /// Reads uncommitted, so that its ends are high watermarks.
+    /// A consumer with `read_uncommitted`: its end offsets are high watermarks.
     pub(super) uncommitted: &'a BaseConsumer,
-    /// The lane's own, which it does not fence.
+    /// That of the lane itself, which is not fenced.
     pub(super) transactional_id: &'a str,
 }
 
@@ -89,12 +90,13 @@ pub(super) struct Restore<'a, X: ConsumerContext> {
 type Offsets = BTreeMap<u32, u64>;
 
 impl<X: ConsumerContext> Restore<'_, X> {
-    /// The committed position of each (topic, partition); absent: nothing was ever committed. Waits for open transactions that may change them.
+    /// The committed position of each (topic, partition); absent: nothing was committed yet. Waits for open transactions that may
+    /// change them.
     pub(super) fn committed(
         &self,
         partitions: &[(&str, u32)],
         inputs: &[String],
-    ) -> Result<BTreeMap<(String, u32), Kept>, LogError> {
+    ) -> Result<BTreeMap<(String, u32), StoredPosition>, LogError> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition as i32);
@@ -103,7 +105,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         let topics = Vec::from_iter(topics).join("`, `");
         let found = match self.member.committed_offsets(list.clone(), GRACE) {
             Err(error) if is_pending(error.rdkafka_error_code()) => {
-                // The group's coordinator may be slow, or away: then there is nobody to fence.
+                // If the group's coordinator is slow or unavailable, there is no owner to fence.
                 if let Err(error) = self.fence_owners(list.clone()) {
                     tracing::debug!(%error, "the former owner was not fenced");
                 }
@@ -113,8 +115,8 @@ impl<X: ConsumerContext> Restore<'_, X> {
                     && is_pending(error.rdkafka_error_code())
                 {
                     let partitions = partitions.iter().map(|(_, partition)| *partition);
-                    let forgotten = self.still_open(suspects)?;
-                    self.abort_forgotten(&forgotten, &partitions.collect(), inputs)?;
+                    let hanging = self.still_open(suspects)?;
+                    self.abort_hanging(&hanging, &partitions.collect(), inputs)?;
                 }
                 found.doing_of(COMMITTED_OFFSETS, &topics)?
             }
@@ -124,23 +126,23 @@ impl<X: ConsumerContext> Restore<'_, X> {
         for element in found.elements() {
             let topic = element.topic();
             element.error().doing_of(COMMITTED_OFFSETS, topic)?;
-            if let Some(kept) = kept(&element) {
+            if let Some(position) = committed_position(&element) {
                 let at = (element.topic().to_owned(), element.partition() as u32);
-                positions.insert(at, kept);
+                positions.insert(at, position);
             }
         }
         Ok(positions)
     }
 
-    /// Reads the changelog of these partitions from where this node's copy stands to its high watermarks. `inputs` are the input topics'
-    /// names. Of the `complete` ones this node's copy reflects all that was committed.
+    /// Reads the changelog of these partitions, from the offset of this node's copy up to the high watermark. `inputs` are the names of
+    /// the input topics. In `complete` partitions this node's copy reflects all commits.
     pub(super) fn restore(
         &self,
         mut partitions: BTreeSet<u32>,
         complete: &BTreeSet<u32>,
         inputs: &[String],
     ) -> Result<(), LogError> {
-        // Partitions that were added to the input have no state.
+        // Partitions that the changelog does not have were added to the input, and have no state.
         if let Some(described) = self.described {
             partitions.retain(|partition| *partition < described.partitions);
         }
@@ -151,7 +153,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             Err(error) => return Err(error),
         };
         let now = SystemClock.now();
-        // (next, end) of what this node does not have.
+        // (next, end) of the offsets that this node lacks.
         let mut behind = BTreeMap::new();
         for (partition, mut end) in ends {
             let mut next = self.local_copy(partition, end, now, complete.contains(&partition))?;
@@ -164,13 +166,13 @@ impl<X: ConsumerContext> Restore<'_, X> {
             }
         }
         self.wait_until_stable(&behind, inputs)?;
-        // Each transaction ends in a marker, which no reader sees. All that is written there is written in transactions, so a single
-        // offset is the marker of the last one.
+        // All changelog records are written in transactions, each of which ends in a marker that readers do not see. A single
+        // missing offset is therefore the marker of the last one.
         behind.retain(|_, (next, end)| *end - *next > 1);
         self.read(behind, now)
     }
 
-    /// Where this node's copy of a partition's state stands; a copy that cannot be carried on is dropped.
+    /// The changelog offset from which this node's copy of a partition's state continues. An unusable copy is dropped.
     fn local_copy(
         &self,
         partition: u32,
@@ -179,7 +181,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         complete: bool,
     ) -> Result<u64, LogError> {
         let Some(followed) = self.positions.followed(partition)? else {
-            // Where the changelog begins later, the reader resets to its start.
+            // If the changelog starts later, the reader resets to its start.
             return Ok(0);
         };
         let id = self.described.and_then(|described| described.id);
@@ -204,7 +206,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
             _ => followed.next,
         };
         if followed.id != id && id.is_some() {
-            // The position is kept with the changelog's id from now on.
+            // Adds the changelog's topic id to the position.
             let row = (
                 self.positions.changelog_row(partition),
                 Followed { next, at: now, id }.to_bytes(),
@@ -229,7 +231,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
     ) -> Result<(), LogError> {
         let mut open: BTreeSet<u32> = behind.keys().copied().collect();
         let started = Instant::now();
-        // The open transactions when the former owners were fenced.
+        // When the former owners were fenced, and the transactions that were open then.
         let mut fenced = None;
         for attempt in 0.. {
             if open.is_empty() {
@@ -245,11 +247,11 @@ impl<X: ConsumerContext> Restore<'_, X> {
             };
             if started.elapsed() > PENDING {
                 if let Some((since, suspects)) = fenced
-                    && Instant::elapsed(&since) > FORGOTTEN
+                    && Instant::elapsed(&since) > HANGING
                 {
-                    let forgotten = self.still_open(suspects)?;
-                    if !forgotten.is_empty() {
-                        self.abort_forgotten(&forgotten, &open, inputs)?;
+                    let hanging = self.still_open(suspects)?;
+                    if !hanging.is_empty() {
+                        self.abort_hanging(&hanging, &open, inputs)?;
                     }
                 }
                 let at = stable.get(first).copied().unwrap_or_default();
@@ -263,12 +265,12 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 fenced = Some((Instant::now(), self.open_in_own_topics()?));
                 self.fence_owners(partitions_of(inputs, &open))?;
             }
-            std::thread::sleep(LOOKS.pause(attempt));
+            std::thread::sleep(CHECKS.pause(attempt));
         }
         Ok(())
     }
 
-    /// Those of these transactions that are still open.
+    /// Returns those of these transactions that are still open.
     fn still_open(
         &self,
         mut suspects: Vec<OpenTransaction>,
@@ -280,7 +282,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         Ok(suspects)
     }
 
-    /// Fences whoever committed these offsets last, which aborts what it left open.
+    /// Fences the producers that committed these offsets last, which aborts their open transactions.
     fn fence_owners(&self, list: TopicPartitionList) -> Result<(), LogError> {
         let mut owners = self.owners(&self.last_committed(list)?);
         owners.remove(self.transactional_id);
@@ -291,7 +293,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         Ok(())
     }
 
-    /// A producer with this transactional id: any other with it is fenced.
+    /// Makes a producer with this transactional id, which fences any other with it.
     pub(super) fn fence(&self, owner: &str) -> Result<BaseProducer, LogError> {
         let mut config: ClientConfig = self.options.config();
         config
@@ -303,7 +305,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         Ok(producer)
     }
 
-    /// The committed offsets as they were before transactions that are about to change them.
+    /// The committed offsets, without regard to open transactions that may change them.
     pub(super) fn last_committed(
         &self,
         list: TopicPartitionList,
@@ -326,7 +328,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         let ids = elements
             .iter()
             .filter_map(|element| committer(element.metadata()).map(str::to_owned));
-        // What other tools write there is no transactional id of ours.
+        // Other tools may write something else there.
         ids.filter(|id| {
             id.strip_prefix(&prefix)
                 .is_some_and(|rest| rest.starts_with('-'))
@@ -334,7 +336,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
         .collect()
     }
 
-    /// Reads what is missing of all partitions with one reader.
+    /// Reads the missing offsets of all partitions with one reader.
     fn read(&self, mut behind: BTreeMap<u32, (u64, u64)>, now: Millis) -> Result<(), LogError> {
         if behind.is_empty() {
             return Ok(());
@@ -367,15 +369,15 @@ impl<X: ConsumerContext> Restore<'_, X> {
                 };
                 if key == POSITION {
                     let value = change.record.value.unwrap_or_default();
-                    if let Some((topic, kept)) = from_record(&value) {
+                    if let Some((topic, position)) = from_record(&value) {
                         let row = self.positions.reflects_row(topic, partition);
-                        reflects.insert(row, kept.to_bytes());
+                        reflects.insert(row, position.to_bytes());
                     }
                 } else {
                     changes.upkeep(&self.space(partition), key, change.record.value);
                 }
             }
-            // Behind the last record there may be markers alone: at the reader's end, which lies at or after ours, there is nothing more.
+            // There may be only markers after the last record. The reader's end is at or after ours, so there is nothing more to read.
             behind.retain(|partition, (next, end)| {
                 *next = moved.get(partition).copied().unwrap_or(*next);
                 if reader.at_end(*partition) {
@@ -399,7 +401,7 @@ impl<X: ConsumerContext> Restore<'_, X> {
     }
 }
 
-/// These partitions of each of the inputs.
+/// Lists these partitions of each of the inputs.
 pub(super) fn partitions_of(inputs: &[String], partitions: &BTreeSet<u32>) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for input in inputs {
@@ -410,11 +412,11 @@ pub(super) fn partitions_of(inputs: &[String], partitions: &BTreeSet<u32>) -> To
     list
 }
 
-/// By how many offsets a planted bug ends too early: the last transactions of some seconds.
+/// The number of offsets that the planted bug omits: the transactions of the last seconds.
 const SHORT: u64 = 40;
 
-/// The end of each of these partitions, asked for in one request a broker: for a consumer that reads uncommitted the high watermark,
-/// else the last stable offset.
+/// The end offsets of these partitions, with one request to each broker: high watermarks for a consumer with `read_uncommitted`, else
+/// last stable offsets.
 fn end_offsets<X: ConsumerContext>(
     consumer: &BaseConsumer<X>,
     topic: &str,
@@ -425,7 +427,7 @@ fn end_offsets<X: ConsumerContext>(
     }
     let mut list = TopicPartitionList::new();
     for partition in partitions {
-        // As a time, the end is the special value "latest".
+        // As a timestamp, the protocol's "latest".
         list.add_partition_offset(topic, *partition as i32, Offset::End)
             .doing_of(END, topic)?;
     }
@@ -447,7 +449,7 @@ fn end_offsets<X: ConsumerContext>(
     Ok(ends)
 }
 
-/// Whether committed offsets could not be told because a transaction is about to change them.
+/// Whether committed offsets are unavailable because of an open transaction that may change them.
 fn is_pending(code: Option<RDKafkaErrorCode>) -> bool {
     matches!(
         code,

@@ -1,11 +1,11 @@
-//! How long a topic keeps records, where the configuration says so: `retention.ms`.
+//! The configured retention of a topic: `retention.ms`.
 
 use super::{KafkaOptions, limits};
 use crate::log::LogError;
 
 const SETTING: &str = "retention.ms";
 
-/// Sets the retention of a topic, if it is another. What goes wrong is logged.
+/// Sets the retention of a topic, if it differs. Errors are logged.
 pub(super) fn keep_for(options: &KafkaOptions, topic: &str, retention_ms: i64) {
     match set(options, topic, retention_ms) {
         Ok(None) => {}
@@ -23,7 +23,7 @@ pub(super) fn keep_for(options: &KafkaOptions, topic: &str, retention_ms: i64) {
     }
 }
 
-/// Returns what it was, if that was another.
+/// Returns the value before, if it was changed.
 fn set(options: &KafkaOptions, topic: &str, retention_ms: i64) -> Result<Option<String>, LogError> {
     let found = limits::describe(options, &[topic])?;
     let wanted = retention_ms.to_string();

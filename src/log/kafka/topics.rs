@@ -1,14 +1,13 @@
-//! Which topics there are: their ids and partition counts, asked for by one thread for all lanes of the process.
+//! The ids and partition counts of topics, polled by one thread for all lanes of the process.
 //!
-//! librdkafka reads on at the same offset when a topic was deleted and recreated under its name (its FIXME in
-//! `rd_kafka_topic_metadata_update`), so somebody must ask for the id. That is done in the background, all topics in one request:
-//! every [`IDLE`], and while records come every [`BUSY`]. Readers compare a counter; nobody waits for an answer unless the last one
-//! is older than [`TRUSTED`], that is unless the brokers do not answer. Then records are held back, and commits wait.
+//! If a topic is deleted and recreated, librdkafka continues in the new one at the same offset (its FIXME in
+//! `rd_kafka_topic_metadata_update`), so topic ids must be polled. A thread describes all topics in one request: every [`IDLE`], and
+//! every [`BUSY`] while records arrive. Readers compare a counter; they wait for an answer only if the last one is older than
+//! [`TRUSTED`], that is, if the brokers do not answer. Then records are held back, and commits wait.
 //!
-//! What remains: a topic that is deleted, made again and filled beyond the position, all between two answers, is read from there
-//! until the next one. What is committed meanwhile is committed under the id of the topic before, so the position counts for
-//! nothing, and all of the new topic is read from its start. Nothing is missed; records that were read in that moment are processed
-//! twice, which a `dedupe` sees.
+//! A gap remains: a topic that is deleted, recreated and filled beyond the position, all between two answers, is read from that position
+//! until the next answer. Commits in between have the id of the old topic, so their positions do not count, and the new topic is read
+//! from its start. No record is missed; those that were read in between are processed twice, which `dedupe` filters.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,19 +32,19 @@ use super::{
 };
 use crate::log::{Described, LogError, ThreadError, TopicId, error::way_out, partition_for};
 
-/// How often all topics are asked for while nothing is read.
+/// The interval between requests while no records arrive.
 const IDLE: Duration = Duration::from_millis(500);
-/// How often at most while records come.
+/// The shortest interval while records arrive.
 const BUSY: Duration = Duration::from_millis(100);
-/// An answer of this age is good for records in hand.
+/// How old the last answer may be for records to be returned.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// How long one call waits for an answer.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// Between two questions if the first was not answered.
+/// How long a call waits for an answer.
+const ANSWER_WAIT: Duration = Duration::from_millis(200);
+/// The interval after a request without an answer.
 const UNANSWERED: Duration = Duration::from_millis(50);
 const ASKING: &str = "asking for the ids of topics";
 
-/// The partitions in use of topics that were provisioned, whatever somebody has added to them.
+/// The number of partitions in use of each provisioned topic: the configured number, even if more were added.
 pub(super) type Counts = HashMap<Arc<str>, u32>;
 
 /// The partition of a record in a topic of which the first `count` partitions are used.
@@ -58,15 +57,15 @@ pub(super) fn partition_among(key: Option<&[u8]>, count: u32) -> u32 {
 
 #[derive(Default)]
 struct Seen {
-    /// How many read each topic.
+    /// The number of readers of each topic.
     readers: BTreeMap<Arc<str>, usize>,
-    /// The newest answer for each topic, and when its question was asked.
+    /// The newest answer for each topic, and when it was requested.
     topics: HashMap<Arc<str>, (u64, Described)>,
 }
 
-/// What is known of topics. One for each [`super::KafkaLog`].
+/// The known topics. One for each [`super::KafkaLog`].
 pub(super) struct Topics {
-    /// The prefix of topics whose partition count is not configured: the changelog of a topology has its source's.
+    /// The prefix of the changelogs of topologies, whose partition counts follow those of the source and are not configured.
     follows_source: String,
     asker: Arc<BaseConsumer>,
     counts: RwLock<Arc<Counts>>,
@@ -74,9 +73,9 @@ pub(super) struct Topics {
     answered: Condvar,
     /// Counts changes of topic ids.
     changes: AtomicU64,
-    /// Whether the last question was not answered.
+    /// Whether the last request was not answered.
     unanswered: AtomicBool,
-    /// When the last question was asked that was answered, in microseconds since `base`. 0: none was.
+    /// When the last answer was requested, in microseconds since `base`. 0: there was none yet.
     asked: AtomicU64,
     base: Instant,
     wake: Sender<()>,
@@ -103,7 +102,7 @@ impl Topics {
         })
     }
 
-    /// Asks now, on the caller's thread. A topic that is missing, or that cannot be asked for, is left out.
+    /// Describes topics now, on the caller's thread. Missing topics, and those that cannot be described, are left out.
     pub(super) fn describe(&self, topics: &[&str]) -> Result<HashMap<String, Described>, LogError> {
         self.describe_within(topics, REQUEST)
     }
@@ -124,9 +123,10 @@ impl Topics {
         Ok(found)
     }
 
-    /// Asks for at most `limit`, and once more after [`TRUSTED`]: while librdkafka waits for a controller that does not answer, it connects
-    /// without pause (`rd_kafka_admin_worker` is called at every change of a broker's state, and expedites the next connection), with
-    /// a core for it. What waits for the brokers after an unanswered question is a request for metadata, which has its pauses.
+    /// Describes topics within `limit`; a request without an answer is repeated once after [`TRUSTED`]. While librdkafka waits for a
+    /// controller that does not answer, it reconnects without pause, which uses a whole core (`rd_kafka_admin_worker` is called at every
+    /// change of a broker's state, and expedites the next connection). After an unanswered request, a metadata request therefore waits
+    /// for the brokers: it has a backoff.
     fn ask(&self, topics: &[&str], limit: Duration) -> Result<HashMap<String, Answer>, KafkaError> {
         let deadline = Instant::now() + limit;
         let mut wait = TRUSTED;
@@ -145,7 +145,7 @@ impl Topics {
         }
     }
 
-    /// Notes how many partitions of a topic are used.
+    /// Sets the number of partitions in use of these topics.
     pub(super) fn configured(&self, topics: impl IntoIterator<Item = (Arc<str>, u32)>) {
         let mut counts = self.counts.write();
         let mut new = Counts::clone(&counts);
@@ -157,7 +157,7 @@ impl Topics {
         Arc::clone(&self.counts.read())
     }
 
-    /// What is wrong with the partition counts of topics that were provisioned.
+    /// Describes provisioned topics with a wrong partition count.
     pub(super) fn troubles(&self) -> Vec<String> {
         let (counts, seen) = (self.counts(), self.seen.lock());
         let mut troubles: Vec<String> = counts
@@ -171,7 +171,7 @@ impl Topics {
         troubles
     }
 
-    /// Looks at these topics from now on.
+    /// Polls the ids of these topics from now on.
     pub(super) fn watch<'a>(
         self: &Arc<Self>,
         topics: impl Iterator<Item = &'a str>,
@@ -201,7 +201,7 @@ impl Topics {
 
     fn wake(&self) {
         match self.wake.try_send(()) {
-            // One that waits does for both.
+            // A pending wake-up is enough.
             Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
         }
     }
@@ -215,13 +215,13 @@ impl Topics {
         };
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let asked = self.now();
-        // A later answer would not be trusted.
+        // A later answer would be too old.
         match self.describe_within(&names, TRUSTED) {
             Ok(_) => self.asked.store(asked, Ordering::Release),
-            // What is read meanwhile waits for the next answer; readiness says that the brokers do not answer.
-            Err(error) => tracing::debug!(%error, "the topics cannot be looked at"),
+            // Records wait for the next answer; readiness reports that the brokers do not answer.
+            Err(error) => tracing::debug!(%error, "the topics cannot be described"),
         }
-        // Under the lock, so that nobody who is about to wait misses it.
+        // Under the lock, so that a thread that is about to wait does not miss it.
         let _seen = self.seen.lock();
         self.answered.notify_all();
     }
@@ -247,7 +247,7 @@ impl Topics {
         let mut seen = self.seen.lock();
         for (name, described) in found {
             let before = match seen.topics.get_mut(&**name) {
-                // Two questions were under way, and this answer is the older one.
+                // Of two concurrent requests, this answer is the older one.
                 Some((newest, _)) if *newest > asked => continue,
                 Some(known) => Some(std::mem::replace(known, (asked, *described)).1),
                 None => {
@@ -269,7 +269,7 @@ impl Topics {
         }
     }
 
-    /// How old the last answer is.
+    /// The age of the last answer; `None`: there was none yet.
     fn age(&self) -> Option<Duration> {
         match self.asked.load(Ordering::Acquire) {
             0 => None,
@@ -281,7 +281,7 @@ impl Topics {
         }
     }
 
-    /// Whether the last answer is one to trust; waits for it if it is not. Has a newer one asked for.
+    /// Whether the last answer is recent enough. Otherwise requests another one, and waits for it up to [`ANSWER_WAIT`].
     fn is_trusted(&self) -> bool {
         let trusted = || self.age().is_some_and(|age| age < TRUSTED);
         if self.age().is_none_or(|age| age > BUSY) {
@@ -290,7 +290,7 @@ impl Topics {
         if trusted() {
             return true;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ANSWER_WAIT;
         let mut seen = self.seen.lock();
         while !trusted() {
             if self.answered.wait_until(&mut seen, deadline).timed_out() {
@@ -301,7 +301,7 @@ impl Topics {
     }
 }
 
-/// Whether the brokers gave no answer in time.
+/// Whether the brokers did not answer in time.
 fn is_unanswered(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -313,14 +313,14 @@ fn is_unanswered(error: &KafkaError) -> bool {
     )
 }
 
-/// Asks for all topics, again and again until the log is dropped.
+/// Polls all topics until the log is dropped.
 fn run(topics: &Weak<Topics>, woken: &Receiver<()>) {
     while let Some(topics) = topics.upgrade() {
         topics.refresh();
         let answered = topics.age().is_some_and(|age| age < TRUSTED);
         drop(topics);
         if answered {
-            // An error: nobody asked for one before.
+            // An error means that the interval has passed.
             let _ = woken.recv_timeout(IDLE);
         } else {
             std::thread::sleep(UNANSWERED);
@@ -328,18 +328,18 @@ fn run(topics: &Weak<Topics>, woken: &Receiver<()>) {
     }
 }
 
-/// The topics that somebody reads, and which ones they were when positions in them were taken.
+/// The topics of a reader, with the ids to which its positions belong.
 pub(super) struct Watched {
     of: Arc<Topics>,
     names: Vec<Arc<str>>,
     ids: Vec<Option<TopicId>>,
-    /// The changes that were seen.
+    /// [`Topics::changes`] at the last check.
     changes: u64,
 }
 
 impl Watched {
-    /// Notes the id of the topic that a position was taken in. An error if positions of other partitions were taken in a topic with
-    /// another id: then all of them must be resolved anew.
+    /// Sets the id of the topic to which a position belongs. Fails if positions of other partitions belong to a topic with another id:
+    /// then all of them must be resolved again.
     pub(super) fn set_id(&mut self, topic: usize, id: Option<TopicId>) -> Result<(), LogError> {
         if let (Some(was), Some(is)) = (self.ids[topic], id)
             && was != is
@@ -351,7 +351,7 @@ impl Watched {
             });
         }
         self.ids[topic] = id.or(self.ids[topic]);
-        // It may have changed since it was asked for.
+        // Forces a check: the id may have changed since it was requested.
         self.changes = u64::MAX;
         Ok(())
     }
@@ -364,7 +364,7 @@ impl Watched {
         &self.of
     }
 
-    /// Asks for these topics now. One that is missing, or that cannot be asked for, is `None`.
+    /// Describes these topics now. `None`: the topic is missing, or cannot be described.
     pub(super) fn describe(&self) -> Result<Vec<Option<Described>>, LogError> {
         let names: Vec<&str> = self.names.iter().map(|name| &**name).collect();
         let found = self.of.describe(&names)?;
@@ -374,13 +374,13 @@ impl Watched {
             .collect())
     }
 
-    /// Whether a topic was made again since positions in it were taken, by what is known now.
+    /// Fails if, by the last answer, a topic was recreated since its positions were resolved.
     pub(super) fn check(&mut self) -> Result<(), LogError> {
         self.changes = self.verify()?;
         Ok(())
     }
 
-    /// As [`Self::check`]. Answers with the changes that were looked at.
+    /// As [`Self::check`], without updating the counter; returns its current value.
     pub(super) fn verify(&self) -> Result<u64, LogError> {
         let changes = self.of.changes.load(Ordering::Acquire);
         if changes == self.changes {
@@ -402,10 +402,10 @@ impl Watched {
         Ok(changes)
     }
 
-    /// Whether it is known of late that the topics are those that positions were taken in; waits a moment for an answer. False: the
-    /// brokers do not answer, so records that were polled, and commits, must wait.
+    /// As [`Self::check`], with a recent answer, for which it waits up to [`ANSWER_WAIT`]. False: the brokers do not answer, so polled
+    /// records and commits must wait.
     pub(super) fn confirm(&mut self) -> Result<bool, LogError> {
-        // Brokers before Kafka 2.8 know no ids.
+        // Brokers before Kafka 2.8 have no topic ids.
         let known = self.ids.iter().any(Option::is_some);
         if known && !self.of.is_trusted() {
             return Ok(false);
@@ -436,8 +436,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_wait_only_while_nobody_answers_and_another_topic_is_an_error() {
-        // Nobody listens there.
+    fn records_wait_only_for_brokers_that_do_not_answer_and_another_topic_is_an_error() {
+        // No broker listens there.
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", "127.0.0.1:1")
@@ -445,7 +445,7 @@ mod tests {
         let asker: Arc<BaseConsumer> = Arc::new(config.create().unwrap());
         let topics = Topics::new(&asker, "");
         let mut watched = topics.watch(["in"].into_iter()).unwrap();
-        // Brokers without ids: there is nothing to wait for.
+        // Brokers without topic ids: there is nothing to wait for.
         assert!(watched.confirm().unwrap());
         let id = |n| TopicId::from_bytes([n; 16]);
         watched.set_id(0, id(1)).unwrap();
@@ -462,7 +462,7 @@ mod tests {
         answer(1, topics.now());
         let begun = Instant::now();
         assert!(watched.confirm().unwrap());
-        assert!(begun.elapsed() < PATIENCE, "it has not waited");
+        assert!(begun.elapsed() < ANSWER_WAIT, "it has not waited");
         assert!(watched.verify().is_ok());
         answer(2, topics.now());
         assert!(matches!(
@@ -470,9 +470,9 @@ mod tests {
             Err(LogError::Recreated { was, is, .. }) if Some(was) == id(1) && Some(is) == id(2)
         ));
         assert!(watched.confirm().is_err());
-        // Positions of other partitions are of the topic before.
+        // Positions of other partitions belong to the old topic.
         assert!(watched.set_id(0, id(2)).is_err());
-        // An older answer that comes late says nothing.
+        // An older answer that arrives late is ignored.
         let mut anew = topics.watch(["in"].into_iter()).unwrap();
         anew.set_id(0, id(2)).unwrap();
         topics.learn(

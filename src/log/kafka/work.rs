@@ -1,4 +1,4 @@
-//! The input of an effect: its low-water mark is the group's committed offset, what is finished beyond it travels in the
+//! The input of an effect: its low-water mark is the group's committed offset, and the work finished beyond it is stored in the
 //! commit's metadata.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use rdkafka::{
 use super::{REQUEST, classify::Doing, group::GroupConsumer, offset_range};
 use crate::log::{
     Fetched, Finished, LogError, Polled, Source, TopicId, Work,
-    identity::{Kept, Place, Reset, from_metadata, resolve, to_metadata},
+    identity::{Place, Reset, StoredPosition, from_metadata, resolve, to_metadata},
 };
 
 const COMMIT: &str = "committing the offset";
@@ -22,7 +22,7 @@ pub(super) struct KafkaWork {
 }
 
 impl KafkaWork {
-    /// What was committed, and for which topic.
+    /// The committed progress, with the id of the topic for which it was committed.
     fn committed(
         &self,
         topic: &str,
@@ -58,11 +58,11 @@ impl Work for KafkaWork {
         let committed = self.committed(&topic, partition)?;
         let id = self.group.topic_id()?;
         let range = offset_range(&*self.group.consumer, &topic, partition)?;
-        let kept = committed.as_ref().map(|(finished, id)| Kept {
+        let position = committed.as_ref().map(|(finished, id)| StoredPosition {
             next: finished.next(),
             id: *id,
         });
-        let resolved = resolve(place, kept, id, range)?;
+        let resolved = resolve(place, position, id, range)?;
         let finished = match (committed, resolved.reset) {
             (Some((mut finished, _)), None | Some(Reset::Dropped { .. })) => {
                 finished.skip_to(resolved.next);
@@ -72,10 +72,10 @@ impl Work for KafkaWork {
         };
         if let Some(reset) = resolved.reset {
             reset.announce(place);
-            // So that it is said once.
+            // So that the reset is reported once.
             self.commit(partition, &finished)?;
-        } else if kept.is_some_and(|kept| kept.id.is_none() && id.is_some()) {
-            // Kept by a version that kept no ids: from now on it is known which topic it is.
+        } else if position.is_some_and(|at| at.id.is_none() && id.is_some()) {
+            // Stored by a version without topic ids: adds the id.
             self.commit(partition, &finished)?;
         }
         self.group.assign_at(0, partition, finished.next());

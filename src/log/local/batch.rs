@@ -1,8 +1,8 @@
-//! How records lie in the store: one value a commit and partition, which holds a whole batch.
+//! The encoding of records in the store: a batch for each commit and partition, as one value.
 //!
-//! `version(1) count(4) last_offset_delta(4) base_timestamp(8) max_timestamp(8)`; then, as one LZ4 block behind its length(4)
-//! when the version is 2, for each record, in LEB128
-//! varints: offset delta, timestamp delta, key, value, headers. Key and value are `0` when absent, else length + 1 and the bytes.
+//! `version(1) count(4) last_offset_delta(4) base_timestamp(8) max_timestamp(8)`, then the records; with version 2 these are one LZ4
+//! block after its length (4). A record is, with LEB128 varints: offset delta, timestamp delta, key, value, headers. Key and value are `0`
+//! if absent, otherwise length + 1 and the bytes.
 
 use bytes::{Buf, Bytes};
 
@@ -11,13 +11,13 @@ use crate::{
     log::{Fetched, Record},
 };
 
-/// Records as they are: batches in memory, and those too small to be worth more.
+/// Uncompressed: batches in memory, and those too small to benefit from compression.
 const PLAIN: u8 = 1;
-/// Records as one LZ4 block: the disk gets a third of the bytes.
+/// The records as one LZ4 block, typically a third of the size.
 const LZ4: u8 = 2;
-/// Below this a block saves nothing.
+/// Batches with fewer bytes of records are not compressed.
 const COMPRESS_FROM: usize = 512;
-/// The longest block that is read back; none is written that is longer.
+/// The largest uncompressed block; longer ones are never written.
 const MOST: usize = 64 << 20;
 const HEAD: usize = 25;
 
@@ -65,7 +65,7 @@ impl Builder {
         self.bytes.len()
     }
 
-    /// The finished batch; `next` is one past the last offset it stands for (compaction leaves holes).
+    /// Finishes the batch. `next`: one past the last offset that it covers, if that is not the last record (after compaction).
     pub(super) fn finish(mut self, next: Option<u64>) -> Batch {
         self.next = next.unwrap_or(self.next);
         self.bytes[0] = PLAIN;
@@ -94,7 +94,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Reads a stored value's head. `None`: damaged.
+    /// Reads the header of a stored value. `None`: damaged.
     pub(super) fn open(base: u64, bytes: Bytes) -> Option<Self> {
         let bytes = match *bytes.first()? {
             PLAIN => bytes,
@@ -114,7 +114,7 @@ impl Batch {
         })
     }
 
-    /// The value for the store.
+    /// Encodes it as a value of the store.
     pub(super) fn stored(&self) -> Bytes {
         let records = &self.bytes[HEAD..];
         if records.len() < COMPRESS_FROM {
@@ -179,7 +179,7 @@ impl Batch {
     }
 }
 
-/// A compressed value as it was. `None`: damaged.
+/// Decompresses a value. `None`: damaged.
 fn expand(bytes: &[u8]) -> Option<Bytes> {
     let (head, block) = bytes.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(*block.first_chunk::<4>()?) as usize;
@@ -249,7 +249,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out(
+        fn records_survive_a_round_trip(
             records in prop::collection::vec((bytes(), bytes(), prop::collection::vec(("[a-z]{0,9}", bytes()), 0..3)), 1..40),
             from in 0u64..50,
         ) {
@@ -273,7 +273,7 @@ mod tests {
         }
 
         #[test]
-        fn damage_is_told(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn damaged_batches_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             if let Some(batch) = Batch::open(0, bytes.into()) {
                 let _ = batch.read((0, 0), 0, usize::MAX, &mut Vec::new());
             }

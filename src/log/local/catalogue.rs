@@ -1,4 +1,4 @@
-//! The topics of the embedded log: kept in the store, never shrunk, each partition with a slot of its own.
+//! The topics of the embedded log, which are stored and never deleted. Each partition has its own slot.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,24 +10,24 @@ use crate::{
     state::DiskStore,
 };
 
-/// A topic, and where its partitions lie.
+/// A topic, with the slots of its partitions.
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
     pub(super) partitions: u32,
-    /// `None`: the topic was not provisioned since the log was opened; nothing is dropped.
+    /// `None`: the topic has not been provisioned since the log was opened, so nothing is deleted.
     pub(super) cleanup: Option<Cleanup>,
     /// The slot of its partition 0; the others follow.
     pub(super) first_slot: usize,
 }
 
-/// All topics. A partition's slot is its number among all partitions, in the order of making; the key of
-/// a batch in the store is `slot(4) offset(8)`, big-endian.
+/// All topics. The slot of a partition is its index among all partitions, in the order of creation. The key of a batch in the store is
+/// `slot(4) offset(8)`, big-endian.
 #[derive(Default)]
 pub(super) struct Catalogue {
     topics: Vec<Topic>,
     by_name: HashMap<Arc<str>, usize>,
-    /// Of this log: another directory is another log, with other topics.
+    /// The id of this log, from which topic ids are derived: another directory is another log.
     id: Uuid,
 }
 
@@ -108,7 +108,7 @@ impl Catalogue {
             .ok_or_else(|| LogError::UnknownTopic(name.into()))
     }
 
-    /// A topic's id: made of the log's own, for a topic of this log is never made twice.
+    /// The id of a topic, derived from that of the log: topics are never deleted and recreated.
     pub(super) fn topic_id(&self, name: &str) -> Option<TopicId> {
         TopicId::from_bytes(Uuid::new_v5(&self.id, name.as_bytes()).into_bytes())
     }
@@ -143,7 +143,7 @@ impl Catalogue {
     }
 }
 
-/// The id of the log, made when it is opened for the first time.
+/// The id of the log, generated when it is opened for the first time.
 fn log_id(store: &DiskStore) -> Result<Uuid, LogError> {
     if let Some(id) = store.meta(ID)?.and_then(|id| Uuid::from_slice(&id).ok()) {
         return Ok(id);

@@ -1,8 +1,8 @@
-//! What can go wrong with the embedded log itself.
+//! Errors of the embedded log itself.
 
 use std::sync::Arc;
 
-/// An error of the embedded log. Always fatal; what its store says comes as [`crate::state::StateError`].
+/// An error of the embedded log. Always fatal; errors of its store are [`crate::state::StateError`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalError {
@@ -11,9 +11,9 @@ pub enum LocalError {
         "a batch of the log is damaged, or was written by a newer version: `{topic}`/{partition} from offset {base} on"
     )]
     DamagedBatch {
-        /// The topic.
+        /// The full topic name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition, from 0.
         partition: u32,
         /// The batch's first offset.
         base: u64,
@@ -21,7 +21,7 @@ pub enum LocalError {
     /// The row that lists the topics cannot be read back.
     #[error("the list of topics is damaged: {0}")]
     DamagedTopics(#[source] Arc<serde_json::Error>),
-    /// The thread that commits has ended: it panicked, and has said why.
+    /// The committer thread has ended because of a panic, which it has reported.
     #[error("the log has stopped")]
     Stopped,
 }

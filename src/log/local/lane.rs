@@ -1,4 +1,4 @@
-//! Lanes and sources of the embedded log: one owner of all partitions, a new one fences the one before.
+//! Lanes and sources of the embedded log: one owner of all partitions, which fences its predecessor.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ fn all_partitions(shared: &Shared, topics: &[String]) -> Result<Vec<(usize, u32)
     Ok(all)
 }
 
-/// Commits and waits until it is durable.
+/// Commits, and waits until the commit is durable.
 fn commit(
     shared: &Shared,
     outputs: &[Output],
@@ -223,7 +223,7 @@ impl Source for LocalSource {
     }
 }
 
-/// The input of an effect: a source that keeps its position, and what is finished beyond it, in the log's own store.
+/// The input of an effect: a source that stores its position, and the work finished beyond it, in the store of the log.
 pub(super) struct LocalWork {
     source: LocalSource,
     processor: Arc<str>,

@@ -1,9 +1,9 @@
-//! The embedded log: one process, one directory, one atomic synced commit for all who wait.
+//! The embedded log: one process, one directory, group commits.
 //!
-//! Appends and transactions gather under one lock ([`sequencer`]); one thread ([`committer`]) takes what has gathered, writes it
-//! as one atomic batch of the store (log, keyed state, positions), syncs, and wakes those who wait: a
-//! commit is a group commit by construction. Lanes may read what is sequenced but not yet durable, for their own
-//! commit comes later in the same order; everyone else reads up to the durable end.
+//! Appends and transactions are queued under one lock ([`sequencer`]). One thread ([`committer`]) takes all that are queued, writes them
+//! as one atomic batch of the store (log, keyed state, positions), syncs, and wakes the waiting callers: each commit is a group commit.
+//! Lanes may read records that are sequenced but not yet durable, because their own commit comes later in the same order; other readers
+//! read up to the durable end.
 
 mod batch;
 mod catalogue;
@@ -29,25 +29,25 @@ use sequencer::Sequencer;
 use super::{
     Acknowledged, Append, Cleanup, Described, Lane, Log, LogError, OffsetRange, Output, Reader,
     Source, ThreadError, TopicSpec, Work,
-    identity::{Kept, Place, resolve},
+    identity::{Place, StoredPosition, resolve},
 };
 use crate::{
     base::clock::{Clock, Millis},
     state::{self, Changes, DiskStore, StateError, StateStore},
 };
 
-/// How the embedded log is kept.
+/// The options of the embedded log.
 #[derive(Clone)]
 pub struct LocalOptions {
-    /// Appends are refused while less than this is free on the disk ([`LogError::DiskFull`]), so that the store itself
-    /// never meets a full disk.
+    /// Appends are refused ([`LogError::DiskFull`]) while the disk has less free space than this, so that the disk is never full for the
+    /// store itself.
     pub min_free_bytes: u64,
     /// The clock that stamps records.
     pub clock: Arc<dyn Clock>,
 }
 
 impl LocalOptions {
-    /// The usual: 256 MiB kept free.
+    /// The defaults: 256 MiB are kept free.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             min_free_bytes: 256 << 20,
@@ -56,7 +56,7 @@ impl LocalOptions {
     }
 }
 
-/// The embedded log. Dropping it commits what was appended and stops its threads.
+/// The embedded log. Dropping it commits the queued appends and stops its threads.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -92,7 +92,7 @@ pub struct LocalLog {
 
 struct Shared {
     store: DiskStore,
-    /// The same rows, as lanes see them.
+    /// The same store, as the state store of lanes.
     state: StateStore,
     batches: Keyspace,
     dir: PathBuf,
@@ -113,18 +113,18 @@ impl From<fjall::Error> for LogError {
     }
 }
 
-/// A batch in memory before it goes to disk.
+/// The size of the memtable of the batches.
 const BATCHES_MEMTABLE_BYTES: u64 = 16 << 20;
-/// Batches of this size are kept apart from their keys.
+/// Batches of at least this size are stored separately from their keys.
 const SEPARATED_BYTES: u32 = 256;
 
 impl LocalLog {
-    /// Opens or makes the log in `dir`, and recovers what the last process left.
+    /// Opens or creates the log in `dir`, and recovers the state of the last process.
     pub fn open(dir: &Path, options: LocalOptions) -> Result<Self, LogError> {
         let store = DiskStore::open(dir)?;
-        // Batches are compressed already. Even small ones are worth it: compaction moves their keys alone.
-        let kept = state::keyspace(SEPARATED_BYTES);
-        let batches = store.keyspace("log", kept, BATCHES_MEMTABLE_BYTES)?;
+        // Batches are compressed already. Even small ones are stored separately, so that compaction moves only their keys.
+        let keyspace = state::keyspace(SEPARATED_BYTES);
+        let batches = store.keyspace("log", keyspace, BATCHES_MEMTABLE_BYTES)?;
         let catalogue = Catalogue::load(&store)?;
         let sequencer = Sequencer::recover(&batches, &catalogue)?;
         let shared = Arc::new(Shared {
@@ -168,7 +168,7 @@ impl Drop for LocalLog {
         self.shared.sequencer.lock().close();
         self.shared.gathered.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said why.
+            // The panic of a thread has been reported.
             let _ = thread.join();
         }
     }
@@ -304,7 +304,7 @@ impl Shared {
             .map(u64::from_be_bytes))
     }
 
-    /// Where a processor reads on: what retention has dropped since is said aloud.
+    /// The offset from which a processor continues. Reports records that retention has deleted in the meantime.
     fn read_on(
         &self,
         processor: &str,
@@ -319,8 +319,8 @@ impl Shared {
             topic,
             partition,
         };
-        // Positions and records are one store: an id tells nothing more.
-        let resolved = resolve(place, Some(Kept { next, id: None }), None, range)?;
+        // Positions and records are in the same store, so topic ids are not needed.
+        let resolved = resolve(place, Some(StoredPosition { next, id: None }), None, range)?;
         if let Some(reset) = resolved.reset {
             reset.announce(place);
         }
@@ -334,7 +334,7 @@ impl Shared {
         }
     }
 
-    /// Measures the free space. A disk that cannot be asked counts as free: the store will tell.
+    /// Measures the free space. If that fails, the disk is taken as not full, and the store reports errors.
     fn measure_disk(&self) {
         let full = rustix::fs::statvfs(&self.dir)
             .is_ok_and(|disk| disk.f_bavail * disk.f_frsize < self.options.min_free_bytes);
@@ -346,7 +346,7 @@ fn position_row(processor: &str, topic: &str, partition: u32) -> Vec<u8> {
     format!("position/{processor}/{topic}/{partition}").into_bytes()
 }
 
-/// Outputs and appends alike: topic, chosen partition, record.
+/// An output or an append: topic, chosen partition, record.
 trait Outgoing {
     fn parts(&self) -> (&Arc<str>, Option<u32>, &super::Record);
 }

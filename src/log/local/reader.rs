@@ -1,4 +1,4 @@
-//! Reading the embedded log.
+//! The reader of the embedded log.
 
 use std::{
     sync::Arc,
@@ -10,12 +10,12 @@ use parking_lot::{Condvar, Mutex};
 use super::Shared;
 use crate::log::{Fetched, LogError, OffsetRange, Reader};
 
-/// How far a reader may see.
+/// The end up to which a reader reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum UpTo {
-    /// What is on disk.
+    /// Records that are on disk.
     Durable,
-    /// What is sequenced, for lanes.
+    /// Records that are sequenced, for lanes.
     Sequenced,
 }
 
@@ -60,7 +60,7 @@ struct Assigned {
     partition: u32,
     slot: usize,
     next: u64,
-    /// One past the last offset that is wanted.
+    /// One past the last offset to be read.
     end: u64,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct LocalReader {
     topics: Vec<String>,
     signal: Arc<Signal>,
     assigned: Vec<Assigned>,
-    /// Where the next poll begins, so that no partition starves.
+    /// The index in `assigned` at which the next poll starts, so that no partition starves.
     turn: usize,
 }
 
@@ -154,7 +154,7 @@ impl LocalReader {
         }
     }
 
-    /// Takes what is there now.
+    /// Reads the records that are available now.
     fn drain(&mut self, out: &mut Vec<Fetched>) -> Result<(), LogError> {
         let before = out.len();
         let mut bytes = 0;

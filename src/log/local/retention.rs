@@ -1,4 +1,4 @@
-//! Retention, compaction and the index by time of the embedded log.
+//! Retention, compaction and lookups by time in the embedded log.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_mins(1);
-/// A tombstone of a compacted topic is kept this long, so that whoever follows sees it (Kafka's `delete.retention.ms`).
+/// How long tombstones of a compacted topic are kept, so that readers see them (Kafka's `delete.retention.ms`).
 const TOMBSTONE_MS: i64 = 24 * 3600 * 1000;
 
 pub(super) fn run(shared: &Shared) {
@@ -25,7 +25,7 @@ pub(super) fn run(shared: &Shared) {
         if waited.timed_out() && !*closing {
             parking_lot::MutexGuard::unlocked(&mut closing, || {
                 if let Err(error) = shared.tidy() {
-                    tracing::warn!(%error, "old records were not dropped; tried again in a minute");
+                    tracing::warn!(%error, "deleting old records failed; retrying in a minute");
                 }
             });
         }
@@ -54,7 +54,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Drops whole batches whose newest record is older than `before`; the last batch stays, for it holds the next offset.
+    /// Deletes batches whose newest record is older than `before`, except the last batch, which determines the next offset.
     fn drop_before(&self, topic: &Topic, partition: u32, before: i64) -> Result<(), LogError> {
         let slot = topic.first_slot + partition as usize;
         let durable = self.sequencer.lock().durable(slot).end;
@@ -71,14 +71,14 @@ impl Shared {
                 batch.remove(&self.batches, key);
             }
             let Some(start) = start else { return Ok(()) };
-            // Readers skip ahead before the batches go.
+            // Readers skip these offsets before the batches are deleted.
             self.sequencer.lock().set_start(slot, start);
             self.store.commit(batch)?;
         }
     }
 
-    /// Keeps the last record of each key. Works from the newest batch to the oldest, one at a time; memory grows with the number of
-    /// distinct keys. The newest batch is left as it is.
+    /// Keeps the last record of each key. Processes one batch at a time, from the newest, which stays unchanged, to the oldest. Memory
+    /// grows with the number of distinct keys.
     fn compact(&self, topic: &Topic, partition: u32, now: Millis) -> Result<(), LogError> {
         let slot = topic.first_slot + partition as usize;
         let durable = self.sequencer.lock().durable(slot).end;
@@ -124,7 +124,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The first offset appended at or after `at`: a binary search over offsets, one look at the store a step.
+    /// The first offset that was appended at or after `at`, by a binary search over offsets with one read of the store per step.
     pub(super) fn offset_at(
         &self,
         topic: &str,

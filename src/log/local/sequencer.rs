@@ -1,4 +1,4 @@
-//! Gathers appends and transactions in one order until the committer takes them.
+//! Orders appends and transactions, and queues them for the committer.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,11 +26,11 @@ use crate::{
 
 pub(super) type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
 
-/// Batches kept in memory for readers near the end, for each partition.
+/// The bytes of recent batches in memory for each partition, for readers near the end.
 const RECENT_BYTES: usize = 1 << 20;
-/// A batch is closed at this size, so that reading one record back costs no more than this.
+/// A batch is closed at this size, which limits the cost of reading a single record.
 const BATCH_BYTES: usize = 512 << 10;
-/// Appends beyond this much that waits for the disk are refused.
+/// Appends are refused while more bytes than this wait to be written.
 const PENDING_BYTES: usize = 64 << 20;
 /// The largest record, as [`record_size`] counts: a batch that holds it can be read back.
 pub(super) const RECORD_BYTES: usize = 16 << 20;
@@ -39,7 +39,7 @@ pub(super) const RECORD_BYTES: usize = 16 << 20;
 pub(super) struct Tail {
     start: u64,
     next: u64,
-    /// One past what is sequenced: frozen into batches, on its way to the disk.
+    /// One past the last sequenced record, which is in a batch that is being written.
     sequenced: u64,
     durable: u64,
     latest: i64,
@@ -65,7 +65,7 @@ impl Tail {
     }
 }
 
-/// What has gathered since the committer came last.
+/// The queued work since the committer took the last.
 #[derive(Default)]
 pub(super) struct Pending {
     touched: Vec<usize>,
@@ -81,7 +81,7 @@ impl Pending {
     }
 }
 
-/// What the committer writes.
+/// The work of one commit.
 pub(super) struct Commit {
     pub(super) batches: Vec<(usize, Batch)>,
     pub(super) pending: Pending,
@@ -97,7 +97,7 @@ pub(super) struct Sequencer {
 }
 
 impl Sequencer {
-    /// Finds the ends of all partitions.
+    /// Recovers the offsets of all partitions.
     pub(super) fn recover(batches: &Keyspace, catalogue: &Catalogue) -> Result<Self, LogError> {
         let mut tails = Vec::new();
         for slot in 0..catalogue.slots() {
@@ -187,13 +187,13 @@ impl Sequencer {
     /// Forgets batches in memory that compaction has rewritten.
     pub(super) fn forget_recent(&mut self, slot: usize) {
         let tail = &mut self.tails[slot];
-        // What is not durable yet is only here.
+        // Batches that are not durable yet are only in memory.
         let durable = tail.durable;
         tail.recent.retain(|batch| batch.next > durable);
         tail.recent_bytes = tail.recent.iter().map(|b| b.bytes.len()).sum();
     }
 
-    /// Makes a new owner of a processor's lane; the one before is fenced.
+    /// Registers a new owner of a processor's lane, which fences the previous one.
     pub(super) fn own(&mut self, processor: &Arc<str>) -> u64 {
         let epoch = self.owners.entry(Arc::clone(processor)).or_default();
         *epoch += 1;
@@ -211,7 +211,7 @@ impl Sequencer {
 
     fn push(&mut self, slot: usize, record: &crate::log::Record, now: Millis) -> u64 {
         let tail = &mut self.tails[slot];
-        // LogAppendTime never steps back within a partition, whatever the clock does.
+        // LogAppendTime never decreases within a partition, whatever the clock does.
         tail.latest = tail.latest.max(now.0);
         let timestamp = Millis(tail.latest);
         if tail.building.is_empty() {
@@ -231,12 +231,12 @@ impl Sequencer {
         offset
     }
 
-    /// Whether the committer has something to do, or is to stop.
+    /// Whether the committer has nothing to do, and is not asked to stop.
     pub(super) fn idle(&self) -> bool {
         self.pending.is_empty() && !self.closing
     }
 
-    /// Takes what has gathered; `None`: the log closes and all is committed.
+    /// Takes the queued work; `None`: there is none, and the log is closing.
     pub(super) fn take(&mut self) -> Option<Commit> {
         if self.pending.is_empty() {
             return None;
@@ -259,7 +259,7 @@ impl Sequencer {
         Some(Commit { batches, pending })
     }
 
-    /// Marks a commit as durable, and lets go of old batches in memory.
+    /// Marks a commit as durable, and drops old batches in memory.
     pub(super) fn durable_now(&mut self, commit: &Commit) {
         for (slot, batch) in &commit.batches {
             let tail = &mut self.tails[*slot];
@@ -278,7 +278,7 @@ impl Sequencer {
     }
 }
 
-/// What a transaction adds to its appends.
+/// The part of a transaction that an append does not have.
 pub(super) struct Ownership<'a> {
     pub(super) processor: &'a Arc<str>,
     pub(super) epoch: u64,
@@ -293,13 +293,13 @@ impl Shared {
     ) -> Acknowledged {
         let (answer, acknowledged) = oneshot::channel();
         if let Err((answer, error)) = self.sequence(records, state, None, answer) {
-            // Nobody waits any more: then nobody needs the error.
+            // The caller may have stopped waiting.
             let _ = answer.send(Err(error));
         }
         acknowledged
     }
 
-    /// Puts records, state and positions into the next commit, in order, all or nothing.
+    /// Adds records, state and positions to the next commit, atomically and in order.
     pub(super) fn sequence<T: Outgoing>(
         &self,
         records: &[T],

@@ -1,4 +1,4 @@
-//! What a log in memory holds: topics, positions, the changelog, groups.
+//! The content of an in-memory log: topics, positions, the changelog, groups.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     state::{Changes, Space, StateStore},
 };
 
-/// Records that one poll gives, as on the other logs.
+/// The most records that one poll returns, as on the other logs.
 const POLL_RECORDS: usize = 10_000;
 
 pub(super) struct Topic {
@@ -25,21 +25,21 @@ impl Topic {
 }
 
 /// A committed position.
-pub(super) struct Kept {
+pub(super) struct CommittedPosition {
     pub(super) next: u64,
-    /// What is finished beyond it, of an effect.
+    /// For an effect: the work finished beyond `next`, as [`Finished::metadata`](crate::log::Finished::metadata).
     pub(super) metadata: String,
 }
 
 pub(super) struct Content {
     topics: BTreeMap<Arc<str>, Topic>,
     /// By processor and topic, then by partition.
-    positions: BTreeMap<(String, String), BTreeMap<u32, Kept>>,
+    positions: BTreeMap<(String, String), BTreeMap<u32, CommittedPosition>>,
     /// The changes that were logged, compacted.
     changelog: StateStore,
     groups: BTreeMap<String, Group>,
     pub(super) poll_records: usize,
-    /// Records without a key so far: they go to the partitions in turn.
+    /// The number of records without a key so far: they are distributed round-robin.
     keyless: u32,
 }
 
@@ -140,7 +140,7 @@ impl Content {
                 continue;
             };
             let offset = records.len() as u64;
-            // The time of appending never steps back within a partition, whatever the clock does.
+            // Timestamps never decrease within a partition, whatever the clock does.
             let timestamp = records.last().map_or(now, |last| last.timestamp.max(now));
             records.push(Fetched {
                 topic: 0,
@@ -154,13 +154,13 @@ impl Content {
         Ok(at)
     }
 
-    /// Writes what of the changes is logged to the changelog.
+    /// Writes the changes that are marked as logged to the changelog.
     pub(super) fn log_changes(&mut self, mut changes: Changes) -> Result<(), LogError> {
         changes.0.retain(|change| change.logged);
         Ok(self.changelog.apply(&changes, &[])?)
     }
 
-    /// Makes the state of a partition in `store` what the changelog says.
+    /// Restores the state of a partition in `store` from the changelog.
     pub(super) fn restore(&self, space: &Space, store: &StateStore) -> Result<(), LogError> {
         store.clear(space)?;
         let mut changes = Changes::default();
@@ -171,7 +171,12 @@ impl Content {
         Ok(store.apply(&changes, &[])?)
     }
 
-    pub(super) fn position(&self, processor: &str, topic: &str, partition: u32) -> Option<&Kept> {
+    pub(super) fn position(
+        &self,
+        processor: &str,
+        topic: &str,
+        partition: u32,
+    ) -> Option<&CommittedPosition> {
         let of = (processor.to_owned(), topic.to_owned());
         self.positions.get(&of)?.get(&partition)
     }
@@ -181,13 +186,13 @@ impl Content {
         processor: &str,
         topic: &str,
         partition: u32,
-        kept: Kept,
+        position: CommittedPosition,
     ) {
         let of = (processor.to_owned(), topic.to_owned());
         self.positions
             .entry(of)
             .or_default()
-            .insert(partition, kept);
+            .insert(partition, position);
     }
 
     pub(super) fn group(&mut self, processor: &str) -> &mut Group {

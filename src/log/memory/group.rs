@@ -1,4 +1,4 @@
-//! The members of a processor's group, and who owns which partition.
+//! The members of a processor's group, and the owners of its partitions.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -10,14 +10,14 @@ use crate::log::{Fenced, Fetched, LogError, Polled};
 
 #[derive(Default)]
 pub(super) struct Group {
-    /// A test shares out the partitions.
+    /// A test assigns the partitions.
     pub(super) controlled: bool,
-    /// Members so far.
+    /// The number of members that have joined so far.
     joined: MemberId,
-    /// What each member that is there has not been told yet.
+    /// The events that each present member has not polled yet.
     events: BTreeMap<MemberId, VecDeque<Polled>>,
     owners: BTreeMap<(usize, u32), MemberId>,
-    /// Members that lost a partition without being told: they may commit nothing more.
+    /// Members that lost a partition without an event: their commits fail.
     fenced: BTreeSet<MemberId>,
     pub(super) faults: VecDeque<Fault>,
 }
@@ -32,7 +32,7 @@ impl Group {
         self.owners.get(&at).copied()
     }
 
-    fn tell(&mut self, member: MemberId, event: Polled) {
+    fn push_event(&mut self, member: MemberId, event: Polled) {
         if let Some(events) = self.events.get_mut(&member) {
             events.push_back(event);
         }
@@ -44,7 +44,7 @@ impl Group {
             self.fenced
                 .extend(before.filter(|before| *before != member));
         }
-        self.tell(member, Polled::Assigned(partitions.to_vec()));
+        self.push_event(member, Polled::Assigned(partitions.to_vec()));
     }
 
     /// These of the partitions that have owners, by owner.
@@ -61,7 +61,7 @@ impl Group {
     pub(super) fn revoke(&mut self, partitions: &[(usize, u32)]) {
         for (owner, theirs) in self.by_owner(partitions) {
             self.forget_revocation(owner, &theirs);
-            self.tell(owner, Polled::Revoked(theirs));
+            self.push_event(owner, Polled::Revoked(theirs));
         }
     }
 
@@ -69,11 +69,11 @@ impl Group {
         for (owner, theirs) in self.by_owner(partitions) {
             self.owners.retain(|at, _| !theirs.contains(at));
             self.forget_revocation(owner, &theirs);
-            self.tell(owner, Polled::Lost(theirs));
+            self.push_event(owner, Polled::Lost(theirs));
         }
     }
 
-    /// What a member is told next stands in place of a revocation that it has not met yet.
+    /// Removes partitions from revocations that the member has not polled yet: the next event replaces them.
     fn forget_revocation(&mut self, member: MemberId, partitions: &[(usize, u32)]) {
         for event in self.events.get_mut(&member).into_iter().flatten() {
             if let Polled::Revoked(revoked) = event {
@@ -82,10 +82,10 @@ impl Group {
         }
     }
 
-    /// A member has let go of partitions, except those that it was given again and has not been told of yet.
+    /// A member releases partitions, except those that have been reassigned to it by an event that it has not polled yet.
     fn release(&mut self, member: MemberId, partitions: &[(usize, u32)]) {
-        let told = self.events.get(&member).into_iter().flatten();
-        let again: BTreeSet<_> = told
+        let events = self.events.get(&member).into_iter().flatten();
+        let reassigned: BTreeSet<_> = events
             .filter_map(|event| match event {
                 Polled::Assigned(partitions) => Some(partitions),
                 _ => None,
@@ -93,18 +93,19 @@ impl Group {
             .flatten()
             .copied()
             .collect();
-        self.owners
-            .retain(|at, owner| *owner != member || !partitions.contains(at) || again.contains(at));
+        self.owners.retain(|at, owner| {
+            *owner != member || !partitions.contains(at) || reassigned.contains(at)
+        });
     }
 
-    /// The first fault of a kind.
+    /// Removes and returns the first fault of a kind.
     pub(super) fn fault(&mut self, kind: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let at = self.faults.iter().position(kind)?;
         self.faults.remove(at)
     }
 }
 
-/// A member of a group, and where it reads.
+/// A member of a group, with its cursor.
 pub(super) struct Member {
     pub(super) shared: Arc<Shared>,
     pub(super) processor: String,

@@ -1,8 +1,8 @@
-//! Lanes, sources and work of a log in memory.
+//! Lanes, sources and work of the in-memory log.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Fault, content::Kept, group::Member};
+use super::{Fault, content::CommittedPosition, group::Member};
 use crate::{
     log::{Fetched, Finished, Lane, LogError, OffsetRange, Polled, Source, Transaction, Work},
     state::{Space, StateStore},
@@ -11,7 +11,7 @@ use crate::{
 pub(super) struct MemoryLane {
     member: Member,
     state: StateStore,
-    /// Partitions whose state is what the changelog says.
+    /// Partitions whose state has been restored from the changelog.
     restored: BTreeSet<u32>,
 }
 
@@ -24,7 +24,7 @@ impl MemoryLane {
         }
     }
 
-    /// `Some`: it was committed, and its answer is lost.
+    /// `Some`: it was committed, but the answer is lost.
     fn try_commit(&self, transaction: Transaction) -> Result<Option<LogError>, LogError> {
         let Self { member, state, .. } = self;
         let (shared, processor) = (&member.shared, &member.processor);
@@ -44,11 +44,11 @@ impl MemoryLane {
         state.apply(&transaction.state, &[])?;
         content.log_changes(transaction.state)?;
         for (topic, partition, next) in transaction.positions {
-            let kept = Kept {
+            let position = CommittedPosition {
                 next,
                 metadata: String::new(),
             };
-            content.set_position(processor, &member.cursor.topics[topic], partition, kept);
+            content.set_position(processor, &member.cursor.topics[topic], partition, position);
         }
         match fault {
             Some(Fault::CommitAnswer(error)) => Ok(Some(error)),
@@ -73,8 +73,8 @@ impl Lane for MemoryLane {
         if self.restored.insert(partition) {
             content.restore(&Space::new(processor, partition), &self.state)?;
         }
-        let kept = content.position(processor, &cursor.topics[topic], partition);
-        let next = kept.map_or(0, |kept| kept.next);
+        let position = content.position(processor, &cursor.topics[topic], partition);
+        let next = position.map_or(0, |position| position.next);
         drop(content);
         cursor.assign(topic, partition, next, u64::MAX)?;
         Ok(next)
@@ -100,7 +100,7 @@ impl Lane for MemoryLane {
             Ok(None) => return Ok(()),
             Ok(Some(error)) | Err(error) => error,
         };
-        // Whoever does not know what was committed has it from the changelog.
+        // The outcome may be unknown: the state is restored from the changelog.
         self.restored.clear();
         Err(error)
     }
@@ -165,9 +165,9 @@ impl Work for MemoryWork {
             ..
         } = &mut self.0;
         let content = shared.content.lock();
-        let kept = content.position(processor, &cursor.topics[0], partition);
-        let finished = kept.map_or_else(Finished::default, |kept| {
-            Finished::parse(kept.next, &kept.metadata)
+        let position = content.position(processor, &cursor.topics[0], partition);
+        let finished = position.map_or_else(Finished::default, |position| {
+            Finished::parse(position.next, &position.metadata)
         });
         drop(content);
         cursor.assign(0, partition, finished.next(), u64::MAX)?;
@@ -183,11 +183,16 @@ impl Work for MemoryWork {
             return Err(error);
         }
         member.check_owner(group, std::iter::once((0, partition)))?;
-        let kept = Kept {
+        let position = CommittedPosition {
             next: finished.next(),
             metadata: finished.metadata(),
         };
-        content.set_position(&member.processor, &member.cursor.topics[0], partition, kept);
+        content.set_position(
+            &member.processor,
+            &member.cursor.topics[0],
+            partition,
+            position,
+        );
         match fault {
             Some(Fault::CommitAnswer(error)) => Err(error),
             _ => Ok(()),

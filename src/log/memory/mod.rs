@@ -1,11 +1,11 @@
-//! The log in memory, for simulation and tests: one thread, no waiting, and the same run every time.
+//! The in-memory log, for simulations and tests: single-threaded, without waits, deterministic.
 //!
-//! What is appended or committed can be read at once, and is stamped by the clock that is handed in; a poll returns at once
-//! whatever it may wait. Nothing is dropped or compacted. A lane keeps its keyed state to itself and restores it from the changelog
-//! when it opens a partition, as on Kafka. A crash is to drop a lane: what it committed is still here for the next one.
+//! Records can be read as soon as they are appended or committed, with timestamps of the given clock. A poll returns at once, whatever
+//! its wait. Nothing is deleted or compacted. A lane has its own keyed state, which it restores from the changelog when it opens a
+//! partition, as on Kafka. Dropping a lane simulates a crash: its commits remain for the next one.
 //!
-//! The newest lane of a processor owns all partitions and fences those before it, as on the embedded log, until a test takes the
-//! group in hand with [`MemoryLog::control`]. Calls that fail are asked for with [`MemoryLog::fail`].
+//! The newest lane of a processor owns all partitions and fences its predecessors, as on the embedded log, until a test controls the
+//! group with [`MemoryLog::control`]. [`MemoryLog::fail`] makes calls fail.
 
 mod content;
 mod group;
@@ -27,7 +27,7 @@ use crate::{
     state::Changes,
 };
 
-/// A log in memory.
+/// An in-memory log.
 pub struct MemoryLog {
     shared: Arc<Shared>,
 }
@@ -37,17 +37,17 @@ struct Shared {
     content: Mutex<Content>,
 }
 
-/// A lane, source or work of a processor, in the order in which they were made; from 0.
+/// The number of a lane, source or work of a processor, in the order of creation, from 0.
 pub type MemberId = usize;
 
-/// What is to go wrong.
+/// A simulated failure.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// A poll fails.
     Poll(LogError),
-    /// A commit fails, and nothing of it is done.
+    /// A commit fails, without any effect.
     Commit(LogError),
-    /// A commit is done, and its answer is lost.
+    /// A commit succeeds, but its answer is lost.
     CommitAnswer(LogError),
 }
 
@@ -62,33 +62,33 @@ impl MemoryLog {
         }
     }
 
-    /// The most records that one poll gives.
+    /// Sets the most records that one poll returns.
     pub fn set_poll_records(&self, most: usize) {
         self.shared.content.lock().poll_records = most;
     }
 
-    /// The test shares out the partitions of a processor from now on: nothing is assigned by itself.
+    /// From now on the test assigns the partitions of a processor; there is no automatic assignment.
     pub fn control(&self, processor: &str) {
         self.shared.content.lock().group(processor).controlled = true;
     }
 
-    /// The members of a processor's group that are there and not fenced, the oldest first.
+    /// The present members of a processor's group that are not fenced, the oldest first.
     pub fn members(&self, processor: &str) -> Vec<MemberId> {
         self.shared.content.lock().group(processor).members()
     }
 
-    /// Who owns a partition (topic index, partition). One that has no owner waits to be assigned.
+    /// The owner of a partition (topic index, partition); `None`: it is not assigned.
     pub fn owner(&self, processor: &str, partition: (usize, u32)) -> Option<MemberId> {
         self.shared.content.lock().group(processor).owner(partition)
     }
 
-    /// Gives partitions to a member. An owner before it is not told, and is fenced: all its commits fail from now on.
+    /// Assigns partitions to a member. A previous owner gets no event, and is fenced: all its commits fail from now on.
     pub fn assign(&self, processor: &str, member: MemberId, partitions: &[(usize, u32)]) {
         let mut content = self.shared.content.lock();
         content.group(processor).assign(member, partitions);
     }
 
-    /// Asks the owners for partitions back: until they release them, they may commit.
+    /// Revokes partitions from their owners, which may commit until they release them.
     pub fn revoke(&self, processor: &str, partitions: &[(usize, u32)]) {
         self.shared
             .content
@@ -97,13 +97,12 @@ impl MemoryLog {
             .revoke(partitions);
     }
 
-    /// Takes partitions from their owners, who are told.
+    /// Takes partitions from their owners, which get the event [`Polled::Lost`](crate::log::Polled::Lost).
     pub fn lose(&self, processor: &str, partitions: &[(usize, u32)]) {
         self.shared.content.lock().group(processor).lose(partitions);
     }
 
-    /// The next call of this kind by a member of the processor's group fails. Several are met in the order in which they were
-    /// asked for.
+    /// Makes the next call of this kind by a member of the processor's group fail. Several faults occur in the order of the calls.
     pub fn fail(&self, processor: &str, fault: Fault) {
         let mut content = self.shared.content.lock();
         content.group(processor).faults.push_back(fault);
@@ -133,7 +132,7 @@ impl Log for MemoryLog {
             Ok(at)
         });
         let (answer, acknowledged) = oneshot::channel();
-        // The other end is here.
+        // The receiver exists, so this cannot fail.
         let _ = answer.send(appended);
         acknowledged
     }
@@ -174,8 +173,8 @@ impl Log for MemoryLog {
         partition: u32,
     ) -> Result<Option<u64>, LogError> {
         let content = self.shared.content.lock();
-        let kept = content.position(processor, topic, partition);
-        Ok(kept.map(|kept| kept.next))
+        let position = content.position(processor, topic, partition);
+        Ok(position.map(|position| position.next))
     }
 
     fn cleanup(&self, topic: &str) -> Result<Option<Cleanup>, LogError> {

@@ -1,16 +1,16 @@
-//! Reading a log in memory.
+//! The reader of the in-memory log.
 
 use std::{sync::Arc, time::Duration};
 
 use super::Shared;
 use crate::log::{Fetched, LogError, Reader};
 
-/// Where somebody reads in some topics.
+/// The read positions in some topics.
 pub(super) struct Cursor {
     shared: Arc<Shared>,
     pub(super) topics: Vec<String>,
     assigned: Vec<Assigned>,
-    /// Where the next poll begins, so that no partition starves.
+    /// The index in `assigned` at which the next poll starts, so that no partition starves.
     turn: usize,
 }
 
@@ -18,7 +18,7 @@ struct Assigned {
     topic: usize,
     partition: u32,
     next: u64,
-    /// Nothing from here on is wanted.
+    /// One past the last offset to be read.
     end: u64,
 }
 

@@ -17,7 +17,7 @@ const FAULTS_MAX: usize = 10;
 pub(in crate::planner) struct Made {
     /// As it is carried out.
     pub(in crate::planner) plan: Value,
-    /// Compiled.
+    /// The compiled plan.
     pub(in crate::planner) compiled: Plan,
 }
 

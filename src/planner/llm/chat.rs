@@ -11,7 +11,7 @@ pub(in crate::planner) struct Message {
 }
 
 impl Message {
-    /// Instructions.
+    /// A message with instructions (role `system`).
     pub(in crate::planner) fn system(content: impl Into<String>) -> Self {
         Self {
             role: "system",
@@ -19,7 +19,7 @@ impl Message {
         }
     }
 
-    /// A question.
+    /// A message with a question (role `user`).
     pub(in crate::planner) fn user(content: impl Into<String>) -> Self {
         Self {
             role: "user",
@@ -27,7 +27,7 @@ impl Message {
         }
     }
 
-    /// An earlier answer of the model.
+    /// An earlier answer of the model (role `assistant`).
     pub(in crate::planner) fn assistant(content: impl Into<String>) -> Self {
         Self {
             role: "assistant",
@@ -39,7 +39,7 @@ impl Message {
 /// What is asked: the messages, and the schema of the answer. The schema is in the subset that strict servers take: all members of objects
 /// are required, and there are no others.
 pub(in crate::planner) struct Chat<'a> {
-    /// The messages.
+    /// The conversation so far, in order.
     pub(in crate::planner) messages: &'a [Message],
     /// The name of the schema.
     pub(in crate::planner) name: &'static str,
@@ -56,16 +56,16 @@ pub(in crate::planner) struct Usage {
     pub(in crate::planner) output: u64,
 }
 
-/// An answer.
+/// The answer of a model.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::planner) struct Completion {
-    /// Its text.
+    /// The text of the answer.
     pub(in crate::planner) content: String,
-    /// What it took.
+    /// The tokens that were used.
     pub(in crate::planner) usage: Usage,
 }
 
-/// An answer that is none.
+/// Why an answer cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Unusable {
     #[error("its answer is not a chat completion: {0}")]

@@ -55,11 +55,12 @@ pub(in crate::planner) struct Endpoint {
 }
 
 /// A call without a usable answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
 pub(in crate::planner) struct CallFailed {
-    /// Why.
+    /// The reason, for people.
     pub(in crate::planner) why: String,
-    /// What it took all the same.
+    /// The tokens that the call used nevertheless.
     pub(in crate::planner) usage: Usage,
 }
 

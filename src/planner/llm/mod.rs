@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use self::{
     answer::Made,
     chat::{Chat, Message, Usage},
-    endpoint::Endpoint,
+    endpoint::{CallFailed, Endpoint},
 };
 use super::goal::Goal;
 use crate::workflows::Catalog;
@@ -87,7 +87,7 @@ impl Models {
         self.0.is_empty()
     }
 
-    /// Their names.
+    /// The names of the models.
     pub(super) fn names(&self) -> Vec<String> {
         self.0.iter().map(Endpoint::name).collect()
     }
@@ -138,7 +138,18 @@ fn share(until: Instant, shares: usize) -> Instant {
     now + left / u32::try_from(shares).unwrap_or(u32::MAX).max(1)
 }
 
-/// One model, and how long and how often it is asked.
+/// Why a model gave no plan.
+#[derive(Debug, thiserror::Error)]
+enum PlanError {
+    /// The call failed.
+    #[error(transparent)]
+    Call(#[from] CallFailed),
+    /// The plan has these faults, even after a repair.
+    #[error("its plan is not valid: {}", .0.join("; "))]
+    Invalid(Vec<String>),
+}
+
+/// One model, with its deadline and the number of attempts.
 struct Asking<'a> {
     endpoint: &'a Endpoint,
     attempts: u32,
@@ -146,8 +157,13 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// A plan. One that is not valid is repaired once.
-    async fn plan(&self, goal: &Goal, catalog: &Catalog, cost: &mut Cost) -> Result<Made, String> {
+    /// Asks for a plan, and once more to repair one that is not valid.
+    async fn plan(
+        &self,
+        goal: &Goal,
+        catalog: &Catalog,
+        cost: &mut Cost,
+    ) -> Result<Made, PlanError> {
         let mut messages = prompt::messages(goal, catalog);
         let mut repaired = false;
         loop {
@@ -161,7 +177,7 @@ impl Asking<'_> {
                 Ok(completion) => completion,
                 Err(failed) => {
                     cost.add(self.endpoint, failed.usage);
-                    return Err(failed.why);
+                    return Err(failed.into());
                 }
             };
             cost.add(self.endpoint, completion.usage);
@@ -170,7 +186,7 @@ impl Asking<'_> {
                 Err(faults) => faults,
             };
             if repaired {
-                return Err(format!("its plan is not valid: {}", faults.join("; ")));
+                return Err(PlanError::Invalid(faults));
             }
             repaired = true;
             messages.push(Message::assistant(completion.content));

@@ -35,11 +35,11 @@ const STAGES_MAX: usize = 8;
 
 /// A goal that needs a plan.
 pub struct Query<'a, P> {
-    /// Whose goal it is.
+    /// The tenant of the goal.
     pub tenant: &'a str,
     /// The form of its template that is compared (`Template::key`).
     pub key: &'a str,
-    /// Its template.
+    /// The text of its template.
     pub text: &'a str,
     /// The values of its slots, by name (`Template::values`).
     pub slots: &'a BTreeMap<String, Value>,
@@ -118,7 +118,7 @@ pub struct Stage {
     /// `search` and `gates`: the similarity. `threshold`: the lowest probability of being right within the band.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
-    /// The verdict.
+    /// What the stage decided.
     pub verdict: Verdict,
     /// A stable code.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -18,7 +18,7 @@ use super::{
     record::{EntryRecord, LabelRecord},
 };
 
-/// An entry.
+/// A cached plan.
 #[derive(Debug)]
 pub struct Entry<P> {
     /// The template of its goal.

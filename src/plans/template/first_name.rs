@@ -4,12 +4,12 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use super::token::fold;
 
-/// What else a first name is.
+/// Whether a first name has other meanings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Meaning {
-    /// Nothing.
+    /// It is only a first name.
     Name,
-    /// A word, a month or a place, too.
+    /// It is also a word, a month or a place.
     Ambiguous,
 }
 

@@ -4,12 +4,12 @@ use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
 use crate::base::clock::Millis;
 
-/// What a token is.
+/// The class of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Class {
-    /// Letters.
+    /// A run of letters.
     Word,
-    /// ASCII digits.
+    /// A run of ASCII digits.
     Digits,
     /// One other character that is no white space.
     Mark(char),

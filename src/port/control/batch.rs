@@ -257,7 +257,7 @@ impl Batch {
             RunAction::Resume => {
                 controller.deliver(run, &empty(RESUME), None).await?;
             }
-            RunAction::Retry => return Ok(!retry::again(controller, run_id, &self.key).await?),
+            RunAction::Retry => return Ok(!retry::retry_run(controller, run_id, &self.key).await?),
         }
         Ok(true)
     }

@@ -80,8 +80,12 @@ pub(crate) async fn retry(
     answer.map_err(|problem| Refused::new(problem, caller.request_id()))
 }
 
-/// Repeats a run under the idempotency key. Returns true if that was done before.
-pub(super) async fn again(controller: &Controller, id: &str, key: &str) -> Result<bool, Problem> {
+/// Retries a run, without options, under an idempotency key. Returns true if a run with that key was started before.
+pub(super) async fn retry_run(
+    controller: &Controller,
+    id: &str,
+    key: &str,
+) -> Result<bool, Problem> {
     let options = RetryRun::default();
     let earlier = earlier(controller, id, false)
         .await

@@ -19,16 +19,16 @@ use crate::{
 
 /// How long the first record of a new run may take to be in Postgres.
 const ROW_DEADLINE: Duration = Duration::from_millis(500);
-/// How often it is looked for.
+/// The poll interval of that record.
 const ROW_EVERY: Duration = Duration::from_millis(50);
-/// The time limit for each look.
+/// Time limit of each query.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is known of the values of a run's placeholders.
+/// The values of the placeholders of a run.
 pub(crate) enum Personal {
-    /// It has none.
+    /// The run has no placeholders.
     Nothing,
-    /// These.
+    /// The values, opened with a key of this node.
     Known(Values),
     /// Postgres does not say, or no key of this node opens them. The run itself conceals what it takes.
     Unknown,

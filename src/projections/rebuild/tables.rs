@@ -105,7 +105,7 @@ impl Whole {
 pub(super) enum NewTables {
     /// `events` and `entities`.
     OfEvents(RebuildTables),
-    /// These.
+    /// Tables of other projections, which are rebuilt completely.
     Whole(&'static [Whole]),
 }
 

@@ -54,7 +54,8 @@ impl Turn<'_> {
                         RenderError::TooDeep(_) => invalid(Unreadable::TooDeep.to_string()),
                         error => StepError::new("invalid_expression", error.to_string()),
                     })?;
-                step.check_input(&value).map_err(invalid)?;
+                step.check_input(&value)
+                    .map_err(|wrong| invalid(wrong.to_string()))?;
                 let input = Json::of(&value);
                 if input.depth() > DEPTH_MAX {
                     return Err(invalid(Unreadable::TooDeep.to_string()));

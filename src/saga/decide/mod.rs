@@ -61,9 +61,9 @@ pub struct Env<'a> {
 /// Why a call may not be sent now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
-    /// A code, such as `safe_mode`.
+    /// A stable code, such as `safe_mode`.
     pub reason: String,
-    /// When it ends; `None`: when the controls change.
+    /// When the call may be sent; `None`: when the controls change.
     pub until: Option<Millis>,
 }
 
@@ -72,11 +72,11 @@ pub struct Hold {
 pub enum Input {
     /// A worker has claimed a call.
     Claimed {
-        /// The step.
+        /// The id of the step.
         step: Arc<str>,
         /// The step's own call, or its compensation.
         kind: CallKind,
-        /// The attempt.
+        /// The number of the attempt, from 1.
         attempt: u32,
         /// The deadline of the attempt, counted from the claim.
         deadline: Millis,
@@ -85,13 +85,13 @@ pub enum Input {
     Result(CallResult),
     /// A call was not made; it uses up no attempt.
     Held {
-        /// The step.
+        /// The id of the step.
         step: Arc<str>,
         /// The step's own call, or its compensation.
         kind: CallKind,
-        /// The attempt.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// Why.
+        /// The reason, and when the call may be sent.
         hold: Hold,
         /// The call is repeated after a crash, and may have reached its worker before.
         maybe_called: bool,
@@ -105,15 +105,15 @@ pub enum Input {
     },
     /// A person has decided.
     Decision {
-        /// The approval's number.
+        /// The `seq` of the record that requested the decision.
         approval: u64,
         /// What was decided; not [`Decision::Expired`].
         decision: Decision,
-        /// Who decided.
+        /// The principal that decided.
         by: String,
-        /// The user on whose behalf.
+        /// The user on whose behalf the principal decided, if any.
         on_behalf_of: Option<String>,
-        /// Why.
+        /// The reason given for it, for people.
         reason: Option<String>,
         /// The hash of the input that was shown. If the input has changed since, the decision is refused.
         input_hash: Option<String>,
@@ -124,30 +124,30 @@ pub enum Input {
     },
     /// Cancel the run.
     Cancel {
-        /// Who asks.
+        /// The principal that requests it.
         by: String,
-        /// Why.
+        /// The reason given for it, for people.
         reason: Option<String>,
-        /// Whether steps are compensated.
+        /// Whether the steps that have succeeded are compensated.
         compensate: bool,
     },
     /// Pause the run: schedule nothing more.
     Pause {
-        /// Who asks.
+        /// The principal that requests it.
         by: String,
     },
     /// Resume the run.
     Resume {
-        /// Who asks.
+        /// The principal that requests it.
         by: String,
     },
     /// A signal for a step that waits for it now, or will later.
     Signal {
-        /// Who sends it.
+        /// The principal that sent it.
         by: String,
-        /// Its name.
+        /// The name of the signal, which the plan refers to.
         name: String,
-        /// Its data.
+        /// The payload, any JSON value.
         data: Json,
     },
     /// Time has passed, or controls have changed, and all records that were in the log before have been processed. Deadlines expire with
@@ -167,9 +167,9 @@ pub struct NewPlan {
 /// A goal for which no plan was found.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Unplanned {
-    /// Why.
+    /// The code and message of the failure.
     pub error: StepError,
-    /// What the planner found out.
+    /// The findings of the planner about the goal.
     pub found: Found,
 }
 
@@ -189,13 +189,13 @@ impl PartialEq for NewPlan {
 /// How an attempt has ended.
 #[derive(Clone, PartialEq, Debug)]
 pub struct CallResult {
-    /// The step.
+    /// The id of the step.
     pub step: Arc<str>,
     /// The step's own call, or its compensation.
     pub kind: CallKind,
-    /// The attempt.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The outcome.
+    /// The output, or the error.
     pub outcome: Outcome,
 }
 
@@ -204,9 +204,9 @@ pub struct CallResult {
 pub enum Outcome {
     /// It succeeded, with this output, which was not checked beyond the JSON grammar.
     Succeeded(Json),
-    /// It failed.
+    /// The call failed, or got no answer.
     Failed {
-        /// Why.
+        /// The code and message of the failure.
         error: StepError,
         /// Whether another attempt may succeed.
         retryable: bool,

@@ -313,7 +313,7 @@ pub struct Shown {
 #[serde(untagged)]
 #[schemars(rename = "Bytes")]
 enum Contents {
-    /// Absent.
+    /// The bytes are absent: `null` in JSON.
     Absent(()),
     /// UTF-8.
     Text(String),

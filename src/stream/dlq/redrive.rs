@@ -1,7 +1,7 @@
 //! Redrive: appends dead letters to their original topics again, in log order, so that the order of each key is kept.
 //!
 //! Redriven letters are recorded in the topic `state.dlq` after each chunk is durable: after a crash between the two the chunk is
-//! redriven again under the same count, which passes dedupe once.
+//! redriven again with the same redrive count, so that deduplication accepts each of its records once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -68,10 +68,11 @@ pub struct Redriven {
     pub timers: Vec<Name>,
 }
 
-/// The decision for a letter.
-enum Back {
-    Goes(Append),
-    Homeless,
+/// The decision for a letter: the record to append, or why there is none.
+enum Decision {
+    Append(Append),
+    /// The letter has no original topic, or one that accepts no redrive.
+    NoTopic,
     Truncated,
     TooLarge,
 }
@@ -138,11 +139,11 @@ impl Redrive<'_> {
                     }
                     return Ok(());
                 }
-                match self.back(letter, times) {
-                    Back::Goes(append) => piece.push(name, append),
-                    Back::Homeless => outcome.homeless += 1,
-                    Back::Truncated => outcome.truncated += 1,
-                    Back::TooLarge => outcome.too_large += 1,
+                match self.decide(letter, times) {
+                    Decision::Append(append) => piece.push(name, append),
+                    Decision::NoTopic => outcome.homeless += 1,
+                    Decision::Truncated => outcome.truncated += 1,
+                    Decision::TooLarge => outcome.too_large += 1,
                 }
                 if piece.is_full() {
                     outcome.redriven += self.send(&mut piece, &mut topics)?;
@@ -167,8 +168,8 @@ impl Redrive<'_> {
         Ok(outcome)
     }
 
-    /// The record to append, or the reason why there is none.
-    fn back(&self, letter: Fetched, times: u32) -> Back {
+    /// Decides whether a letter that was redriven `times` times before is redriven.
+    fn decide(&self, letter: Fetched, times: u32) -> Decision {
         let (topic, stage) = (field(&letter, "topic"), field(&letter, "stage"));
         let names = self.names;
         let state = &*names.state("");
@@ -177,17 +178,17 @@ impl Redrive<'_> {
             !topic.is_empty() && !closed.contains(&topic.as_str()) && !topic.starts_with(state)
         };
         let Some(topic) = topic.filter(open) else {
-            return Back::Homeless;
+            return Decision::NoTopic;
         };
         if dlq::is_truncated(&letter.record) {
-            return Back::Truncated;
+            return Decision::Truncated;
         }
         let mut record = without_why(letter.record);
         as_batch(&mut record);
         let before = redriven::count(self.secrets, &topic, &record);
         if *topic == *names.events {
             let Some(stage) = stage else {
-                return Back::Homeless;
+                return Decision::NoTopic;
             };
             redriven::address(&mut record, &stage);
         } else if *topic == *names.ingress
@@ -199,9 +200,9 @@ impl Redrive<'_> {
         let count = before.unwrap_or(0).saturating_add(times).saturating_add(1);
         redriven::mark(self.secrets, &topic, &mut record, count);
         if record_size(&record) > self.log.record_limit(&topic) {
-            return Back::TooLarge;
+            return Decision::TooLarge;
         }
-        Back::Goes(Append {
+        Decision::Append(Append {
             topic: topic.into(),
             record,
         })
@@ -232,7 +233,7 @@ impl Redrive<'_> {
         let note = |(partition, ranges)| {
             let note = serde_json::to_vec(&Note { partition, ranges });
             let value = note.map_err(|error| LogError::Json {
-                what: "a note of what went back",
+                what: "the note of redriven letters",
                 source: Arc::new(error),
             })?;
             Ok(Append {
@@ -254,10 +255,10 @@ impl Redrive<'_> {
     }
 
     fn append(&self, appends: Vec<Append>) -> Result<(), LogError> {
-        let mut kept = self.log.append(appends, None);
+        let mut appended = self.log.append(appends, None);
         let began = Instant::now();
         loop {
-            match kept.try_recv() {
+            match appended.try_recv() {
                 Ok(Err(error @ LogError::TooLarge(_))) => {
                     // The topic's size limit was lowered in between.
                     self.log.forget_record_limits();
@@ -271,9 +272,11 @@ impl Redrive<'_> {
             }
             if began.elapsed() > CONFIRM {
                 return Err(Unavailable::NotConfirmed {
-                    what: "what went back",
+                    what: "a chunk of redriven records",
                     within: CONFIRM,
-                    advice: Some("redrive again: what went back passes dedupe once"),
+                    advice: Some(
+                        "redrive again: deduplication discards records that were already appended",
+                    ),
                 }
                 .into());
             }

@@ -30,7 +30,7 @@ pub enum LaneState {
 /// The status of a processor or of one of its lanes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ProcessorStatus {
-    /// It works.
+    /// It processes records, or waits for new ones.
     Running,
     /// It waits for a named condition: a schema registry, Postgres, partitions.
     Waiting(String),

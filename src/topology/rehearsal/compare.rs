@@ -1,4 +1,4 @@
-//! What a test of a topology expected and what came, side by side.
+//! Compares the expected records of a topology test with the actual ones.
 
 use serde_json::{Map, Value, json};
 
@@ -9,12 +9,12 @@ use crate::{
     stream::dlq,
 };
 
-/// A record as it is compared.
-pub(crate) struct Came {
+/// An actual record, in the form in which it is compared.
+pub(crate) struct ActualRecord {
     partition: u32,
-    /// Its value; of a dead letter and of what was throttled, why.
+    /// The value; for dead letters and throttled records an object with the reason and the value.
     pub(crate) value: Value,
-    /// With key and headers.
+    /// An object with key, headers and value.
     whole: Value,
 }
 
@@ -30,15 +30,15 @@ fn parsed(bytes: Option<&[u8]>) -> Value {
         .unwrap_or_else(|| utf8(bytes))
 }
 
-/// A record of a topic, as its name in files says what it is.
-pub(crate) fn came(topic: &str, fetched: &Fetched) -> Came {
+/// Converts a record of a topic, which is named as in topology files.
+pub(crate) fn actual_record(topic: &str, fetched: &Fetched) -> ActualRecord {
     let record = &fetched.record;
     let headers: Map<String, Value> = record
         .headers
         .iter()
         .map(|(name, value)| (name.clone(), utf8(value.as_deref())))
         .collect();
-    let said = |name: String| utf8(header(&record.headers, &name));
+    let header_text = |name: String| utf8(header(&record.headers, &name));
     let plain = parsed(record.value.as_deref());
     let value = match topic {
         "ingress" => {
@@ -54,7 +54,7 @@ pub(crate) fn came(topic: &str, fetched: &Fetched) -> Came {
             }
         }
         "dlq" => {
-            let why = |name: &str| said(format!("{}{name}", dlq::PREFIX));
+            let why = |name: &str| header_text(format!("{}{name}", dlq::PREFIX));
             json!({
                 "code": why("code"),
                 "message": why("message"),
@@ -64,7 +64,7 @@ pub(crate) fn came(topic: &str, fetched: &Fetched) -> Came {
             })
         }
         "throttled" => {
-            let why = |name: &str| said(format!("omnilink.throttled.{name}"));
+            let why = |name: &str| header_text(format!("omnilink.throttled.{name}"));
             let number = |name: &str| {
                 let text = why(name);
                 text.as_str()
@@ -82,78 +82,84 @@ pub(crate) fn came(topic: &str, fetched: &Fetched) -> Came {
         _ => plain.clone(),
     };
     let whole = json!({ "key": utf8(record.key.as_deref()), "headers": headers, "value": value });
-    Came {
+    ActualRecord {
         partition: fetched.partition,
         value,
         whole,
     }
 }
 
-/// Whether all that is expected is so; objects may have more fields.
-fn holds(expected: &Value, is: &Value) -> bool {
-    match (expected, is) {
-        (Value::Object(expected), Value::Object(is)) => expected
+/// Whether a value matches the expected one; objects may have more fields.
+fn matches(expected: &Value, actual: &Value) -> bool {
+    match (expected, actual) {
+        (Value::Object(expected), Value::Object(actual)) => expected
             .iter()
-            .all(|(name, value)| holds(value, is.get(name).unwrap_or(&Value::Null))),
-        (Value::Array(expected), Value::Array(is)) => {
-            expected.len() == is.len() && expected.iter().zip(is).all(|(e, i)| holds(e, i))
+            .all(|(name, value)| matches(value, actual.get(name).unwrap_or(&Value::Null))),
+        (Value::Array(expected), Value::Array(actual)) => {
+            expected.len() == actual.len()
+                && expected.iter().zip(actual).all(|(e, a)| matches(e, a))
         }
-        (Value::Number(expected), Value::Number(is)) => {
-            expected == is || expected.as_f64() == is.as_f64()
+        (Value::Number(expected), Value::Number(actual)) => {
+            expected == actual || expected.as_f64() == actual.as_f64()
         }
-        (expected, is) => expected == is,
+        (expected, actual) => expected == actual,
     }
 }
 
-/// Adds what differs between what was expected in a topic and what came.
+/// Adds the differences between the expected and the actual records of a topic.
 pub(crate) fn compare(
     topic: &str,
     partitions: usize,
     expected: &[Expected],
-    came: &[Came],
+    actual: &[ActualRecord],
     diff: &mut Vec<String>,
 ) {
-    let seen = |expected: &Expected, came: &Came| -> Value {
+    let part = |expected: &Expected, actual: &ActualRecord| -> Value {
         if expected.whole {
-            came.whole.clone()
+            actual.whole.clone()
         } else {
-            came.value.clone()
+            actual.value.clone()
         }
     };
-    let mut used: Vec<Option<usize>> = vec![None; came.len()];
+    let mut used: Vec<Option<usize>> = vec![None; actual.len()];
     let mut missing = Vec::new();
     for (number, record) in expected.iter().enumerate() {
-        let found = came
+        let found = actual
             .iter()
             .enumerate()
-            .position(|(at, c)| used[at].is_none() && holds(&record.value, &seen(record, c)));
+            .position(|(at, c)| used[at].is_none() && matches(&record.value, &part(record, c)));
         match found {
             Some(at) => used[at] = Some(number),
             None => missing.push(number),
         }
     }
     let mut lines = Vec::new();
-    let left: Vec<usize> = (0..came.len()).filter(|at| used[*at].is_none()).collect();
+    let left: Vec<usize> = (0..actual.len()).filter(|at| used[*at].is_none()).collect();
     for (at, number) in missing.iter().enumerate() {
         let record = &expected[*number];
         if let Some(other) = left.get(at) {
-            lines.push(format!("  record {} is otherwise:", number + 1));
-            differences(&record.value, &seen(record, &came[*other]), "", &mut lines);
+            lines.push(format!("  record {} differs:", number + 1));
+            differences(
+                &record.value,
+                &part(record, &actual[*other]),
+                "",
+                &mut lines,
+            );
         } else {
             lines.push(format!("  - {}", record.value));
         }
     }
     for other in left.iter().skip(missing.len()) {
-        lines.push(format!("  + {}", came[*other].value));
+        lines.push(format!("  + {}", actual[*other].value));
     }
-    // Records of one partition have an order.
+    // Records of a partition must be in the expected order.
     let mut latest = vec![0; partitions];
     for (at, number) in used.iter().enumerate() {
         let Some(number) = number else { continue };
-        let latest = &mut latest[came[at].partition as usize];
+        let latest = &mut latest[actual[at].partition as usize];
         if number + 1 < *latest {
             lines.push(format!(
-                "  record {} came after record {latest}",
+                "  record {} is out of order: it follows record {latest}",
                 number + 1
             ));
         }
@@ -161,9 +167,9 @@ pub(crate) fn compare(
     }
     if !lines.is_empty() {
         diff.push(format!(
-            "{topic}: {} expected (-), {} came (+)",
+            "{topic}: {} expected (-), {} found (+)",
             counted(expected.len()),
-            came.len()
+            actual.len()
         ));
         diff.append(&mut lines);
     }
@@ -177,11 +183,11 @@ fn counted(records: usize) -> String {
     }
 }
 
-fn differences(expected: &Value, is: &Value, path: &str, lines: &mut Vec<String>) {
-    if let (Value::Object(expected), Value::Object(is)) = (expected, is) {
+fn differences(expected: &Value, actual: &Value, path: &str, lines: &mut Vec<String>) {
+    if let (Value::Object(expected), Value::Object(actual)) = (expected, actual) {
         for (name, value) in expected {
-            let inner = is.get(name).unwrap_or(&Value::Null);
-            if !holds(value, inner) {
+            let inner = actual.get(name).unwrap_or(&Value::Null);
+            if !matches(value, inner) {
                 differences(value, inner, &format!("{path}.{name}"), lines);
             }
         }
@@ -190,5 +196,5 @@ fn differences(expected: &Value, is: &Value, path: &str, lines: &mut Vec<String>
     let path = if path.is_empty() { "." } else { path };
     lines.push(format!("    {path}"));
     lines.push(format!("    - {expected}"));
-    lines.push(format!("    + {is}"));
+    lines.push(format!("    + {actual}"));
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     Deployment, Set, Setup,
     plan::{Input, Plan},
-    rehearsal::compare::{Came, came, compare},
+    rehearsal::compare::{ActualRecord, actual_record, compare},
     run::message::Message,
     syntax::trial::{Given, Trial},
 };
@@ -39,28 +39,28 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// 2025-01-01T00:00:00Z: when every test begins.
 const BEGIN: Millis = Millis(1_735_689_600_000);
 const PARTITIONS: u32 = 3;
-/// Most times that a clock is moved in one test.
+/// The most clock advances in one test.
 const MOST_MOVES: usize = 100_000;
-/// In front of the topics of a test.
+/// The prefix of the topics of a test.
 const PREFIX: &str = "omnilink.";
 
-/// What became of one test.
+/// The result of one test.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
-    /// The file.
+    /// The path of the topology file.
     pub file: String,
-    /// The line of its name.
+    /// The line of the test's name.
     pub line: usize,
-    /// Its name.
+    /// The name of the test.
     pub name: String,
-    /// What was otherwise than expected, a line each; empty: nothing.
+    /// The differences from the expectation, a line each; empty: the test has passed.
     pub diff: Vec<String>,
-    /// How long it took.
+    /// The duration, in milliseconds.
     pub ms: u64,
 }
 
 impl Outcome {
-    /// Whether all was as expected.
+    /// Whether the test has passed.
     pub fn passed(&self) -> bool {
         self.diff.is_empty()
     }
@@ -192,12 +192,12 @@ impl Stage {
         self.pass(plan, trial.wait_ms)?;
         let mut diff = Vec::new();
         for (topic, expected) in &trial.then {
-            let came = self.read(&topic.value)?;
+            let actual = self.read(&topic.value)?;
             compare(
                 &topic.value,
                 PARTITIONS as usize,
                 expected,
-                &came,
+                &actual,
                 &mut diff,
             );
         }
@@ -346,8 +346,8 @@ impl Stage {
         Ok(Rest::Until(first))
     }
 
-    /// What lies in a topic, in the order in which it came.
-    fn read(&self, name: &str) -> Result<Vec<Came>, NotRun> {
+    /// Reads the records of a topic, ordered by time.
+    fn read(&self, name: &str) -> Result<Vec<ActualRecord>, NotRun> {
         let topic = match name {
             "ingress" => &*self.names.ingress,
             "dlq" => &*self.names.dlq,
@@ -366,7 +366,8 @@ impl Stage {
             all.append(&mut read);
         }
         all.sort_by_key(|f| (f.timestamp, f.partition, f.offset));
-        Ok(all.iter().map(|fetched| came(name, fetched)).collect())
+        let records = all.iter().map(|fetched| actual_record(name, fetched));
+        Ok(records.collect())
     }
 }
 

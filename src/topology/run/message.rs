@@ -49,7 +49,7 @@ pub(crate) struct Message {
     pub(crate) tenant: Option<Tenant>,
     /// The fields of the key that steps keep their state by.
     pub(crate) key_values: KeyValues,
-    /// How often its record went back from the dead letters (0: never).
+    /// How often its record was redriven (0: never).
     pub(crate) redriven: u32,
     pub(crate) origin: Arc<Origin>,
 }

@@ -9,7 +9,7 @@ use crate::base::id::Tenant;
 use crate::event_schemas::Schema;
 use crate::topology::{run::codec::Codec, vrl::Vrl};
 
-/// One file.
+/// A topology file.
 #[derive(Clone, Debug)]
 pub(crate) struct Topology {
     pub(crate) file: Arc<SourceFile>,
@@ -31,7 +31,7 @@ pub(crate) struct Source {
     pub(crate) key: Option<KeyFields>,
 }
 
-/// One step.
+/// A step of a topology.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     /// Where its name is in the file.

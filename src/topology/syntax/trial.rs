@@ -8,7 +8,7 @@ use super::{
     yaml::{Kind, Node},
 };
 
-/// One test.
+/// A test in a topology file.
 #[derive(Clone, Debug)]
 pub(crate) struct Trial {
     pub(crate) name: Spanned<String>,

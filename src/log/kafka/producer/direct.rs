@@ -1,4 +1,4 @@
-//! A producer that sends a broker all its partitions in one request, by a thread a broker and one that finds out who leads what.
+//! A producer that sends all partitions of a broker in one request. It has a thread for each broker, and one for metadata.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -17,7 +17,7 @@ use super::{
         error::KafkaError,
         topics::Topics,
         wire::{
-            self, Connection, Disconnected,
+            self, Closer, Connection,
             batch::{self, Fields, ProducerId, Within},
         },
     },
@@ -31,7 +31,7 @@ use crate::{
     state::{Changes, StateStore},
 };
 
-/// The first pause between two requests for metadata, and after a connection is lost.
+/// The first and the longest pause between two requests for metadata, and after a lost connection.
 const FIRST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
 /// How often deadlines are checked.
@@ -39,15 +39,15 @@ const LOOK: Duration = Duration::from_millis(500);
 
 struct Shared {
     queues: Mutex<Queues>,
-    /// Notified when metadata is wanted, or on close.
+    /// Notified when metadata is needed, or on close.
     wanted: Condvar,
     bootstrap: Vec<String>,
     client: String,
     /// The connections in use.
-    links: Mutex<BTreeMap<i32, Disconnected>>,
+    links: Mutex<BTreeMap<i32, Closer>>,
 }
 
-/// The idempotent producer. Dropping it fails what is not acknowledged.
+/// The idempotent producer. Dropping it fails the records that are not acknowledged.
 pub(in super::super) struct Direct {
     topics: Arc<Topics>,
     shared: Arc<Shared>,
@@ -110,7 +110,7 @@ impl Drop for Direct {
         self.shared.wanted.notify_all();
         ended.notify();
         if let Some(metadata_thread) = self.metadata_thread.take() {
-            // A thread that panicked has said why.
+            // The panic of a thread has been reported.
             let _ = metadata_thread.join();
         }
     }
@@ -132,7 +132,7 @@ impl Shared {
             if queues.closing {
                 drop(queues);
                 for (_, worker) in workers {
-                    // A thread that panicked has said why.
+                    // The panic of a thread has been reported.
                     let _ = worker.join();
                 }
                 return;
@@ -147,7 +147,7 @@ impl Shared {
             }
             if let Err(error) = self.ask_metadata(&mut link, &names) {
                 link = None;
-                tracing::warn!(%error, "Kafka does not say who leads the partitions");
+                tracing::warn!(%error, "cannot get metadata from Kafka");
             }
             let brokers: Vec<i32> = self.queues.lock().brokers.keys().copied().collect();
             for broker in brokers {
@@ -158,7 +158,7 @@ impl Shared {
                     }
                 }
             }
-            // What is still stale now is asked for again, but not at once.
+            // If the metadata are still stale, they are requested again after a pause.
             self.back_off(attempt, |queues| queues.closing || !queues.stale);
             attempt += 1;
         }
@@ -176,7 +176,7 @@ impl Shared {
         Ok(())
     }
 
-    /// A connection to whichever broker answers.
+    /// Connects to the first broker that accepts.
     fn connect_any(&self) -> Result<Connection, Error> {
         let queues = self.queues.lock();
         let mut addresses: Vec<_> = queues.brokers.values().map(|b| b.address.clone()).collect();
@@ -199,7 +199,7 @@ impl Shared {
             .spawn(move || shared.serve(broker))
     }
 
-    /// Sends what there is for one broker.
+    /// Sends the batches for one broker.
     fn serve(&self, broker: i32) {
         let mut link = None;
         let mut attempt = 0;
@@ -209,7 +209,7 @@ impl Shared {
                 Ok(()) => attempt = 0,
                 Err(error) => {
                     take(&mut ended).notify();
-                    tracing::warn!(%address, %error, "Kafka has not taken in what was sent; it is tried again");
+                    tracing::warn!(%address, %error, "sending to Kafka failed; retrying");
                     link = None;
                     self.links.lock().remove(&broker);
                     self.queues.lock().stale = true;
@@ -221,7 +221,7 @@ impl Shared {
         }
     }
 
-    /// Waits until there is something for a broker. `None`: the log is closing.
+    /// Waits until there is work for a broker. `None`: the log is closing.
     fn wait(&self, broker: i32, ended: &mut Ended) -> Option<String> {
         let mut queues = self.queues.lock();
         if !queues.has_work(broker) {
@@ -239,7 +239,7 @@ impl Shared {
         Some(queues.brokers.get(&broker)?.address.clone())
     }
 
-    /// Sends one produce request with all that is ready, and handles its response.
+    /// Sends one produce request with all ready batches, and handles the response.
     fn send_ready(
         &self,
         broker: i32,
@@ -251,7 +251,7 @@ impl Shared {
             link
         } else {
             let opened = Connection::open(address, &self.client)?;
-            self.links.lock().insert(broker, opened.cut()?);
+            self.links.lock().insert(broker, opened.closer()?);
             link.insert(opened)
         };
         let producer = self.producer(link)?;
@@ -276,7 +276,7 @@ impl Shared {
             .iter()
             .map(|batch| (&names[batch.topic], batch.partition, batch.bytes.clone()));
         let sent = link.send(None, sending);
-        // Calls are answered while the broker works.
+        // Earlier calls are answered while the broker works.
         take(ended).notify();
         let answer = sent.and_then(|()| link.sent());
         let mut queues = self.queues.lock();
@@ -304,7 +304,7 @@ impl Shared {
         }
         let new = link.init_producer_id(None, None)?;
         let new = new.map_err(|error| Error::other(format!("no producer id: {error}")))?;
-        // Two brokers' threads may ask at once: one of the two answers counts.
+        // Two threads may request one concurrently: the first answer is used.
         Ok(*self.queues.lock().producer.get_or_insert(new))
     }
 
@@ -317,7 +317,7 @@ impl Shared {
     }
 }
 
-/// Handles what a produce response says of each batch.
+/// Handles the result of each batch in a produce response.
 fn settle(
     queues: &mut Queues,
     batches: Vec<Batch>,
@@ -344,7 +344,7 @@ fn settle(
                 queues.too_large(batch, ended);
             }
             Some(error) if error.is_retriable() => {
-                tracing::debug!(%error, topic = &*names[batch.topic], batch.partition, "sent again");
+                tracing::debug!(%error, topic = &*names[batch.topic], batch.partition, "a batch is sent again");
                 queues.retry(batch);
             }
             Some(error) => {

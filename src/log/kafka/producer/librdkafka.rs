@@ -1,4 +1,4 @@
-//! Appends by librdkafka: any of its properties holds.
+//! Appends through librdkafka, with any of its properties.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Librdkafka {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
-            // What is larger than a topic takes its broker refuses.
+            // The broker enforces the limit of the topic.
             .set("message.max.bytes", options.message_bytes().to_string());
         if planted(Bug::AnswerBeforeDurable) {
             config.set("linger.ms", PAUSE.as_millis().to_string());
@@ -91,7 +91,7 @@ impl Librdkafka {
             if let Some(partition) = append.partition {
                 message = message.partition(partition as i32);
             } else if let Some(count) = counts.get(&append.topic) {
-                // Of OmniLink's own topics the configured partitions are used, whatever was added.
+                // Of OmniLink's own topics only the configured partitions are used, even if more were added.
                 let partition = partition_among(record.key.as_deref(), *count);
                 message = message.partition(partition as i32);
             }
@@ -113,7 +113,7 @@ impl Librdkafka {
     }
 }
 
-/// librdkafka's headers of ours.
+/// Converts headers to those of librdkafka.
 pub(in super::super) fn headers(headers: &Headers) -> OwnedHeaders {
     let empty = OwnedHeaders::new_with_capacity(headers.len());
     headers.iter().fold(empty, |all, (key, value)| {

@@ -1,9 +1,9 @@
-//! Appends outside transactions: one idempotent producer a node, `acks=all`.
+//! Appends outside transactions: one idempotent producer per node, `acks=all`.
 //!
-//! librdkafka sends one partition a produce request (its issue 1700), so posts that come together and go to many partitions are as many
-//! requests, and requests are what a broker's time goes to. [`direct`] therefore speaks the protocol itself and sends all that a
-//! broker leads in one request. It is used where the connection is plain; with any property that concerns connections (TLS, SASL)
-//! or producing, librdkafka appends.
+//! librdkafka sends a produce request for each partition (its issue 1700), so concurrent appends to many partitions are many requests,
+//! and the cost for a broker is mostly by request. [`direct`] therefore implements the protocol itself, and sends the records of all
+//! partitions that a broker leads in one request. It is used for plaintext connections; with any property that concerns connections
+//! (TLS, SASL) or producing, librdkafka appends.
 
 mod direct;
 mod librdkafka;
@@ -25,7 +25,7 @@ use crate::{
     state::{Changes, StateStore},
 };
 
-/// The answer to one call of `append`.
+/// Where the result of one call of `append` is sent.
 pub(super) type Answer = oneshot::Sender<Result<Vec<Position>, LogError>>;
 
 const NOWHERE: Position = Position {
@@ -47,7 +47,8 @@ struct Outcome {
 }
 
 impl Call {
-    /// A call of so many records. One more is counted, the call itself ([`Call::handed_over`]), so that it cannot end before all are handed over.
+    /// A call with this number of records. The counter includes the call itself ([`Call::handed_over`]), so that it cannot finish before all
+    /// records are queued.
     fn of(records: usize, state: Option<(StateStore, Changes)>, answer: Answer) -> Self {
         Self {
             remaining: AtomicUsize::new(records + 1),
@@ -60,7 +61,7 @@ impl Call {
         }
     }
 
-    /// All records are handed over.
+    /// All records are queued.
     fn handed_over(&self) {
         if planted(Bug::AnswerBeforeDurable) {
             let mut outcome = self.outcome.lock();
@@ -95,15 +96,15 @@ impl Call {
             && let Some((store, changes)) = outcome.state.take()
             && let Err(error) = store.apply(&changes, &[])
         {
-            // The records are in the log; what is lost is this node's memory of having seen them, and admission sees to that.
+            // The records are in the log. Only this node's note of having seen them is lost, which admission compensates.
             tracing::error!(%error, "the state beside an append was not kept");
         }
-        // Whoever does not wait any more needs no answer.
+        // The caller may have stopped waiting.
         let _ = answer.send(result);
     }
 }
 
-/// The producer.
+/// The idempotent producer of a node.
 pub(super) enum Appender {
     Direct(direct::Direct),
     Librdkafka(librdkafka::Librdkafka),
@@ -111,7 +112,7 @@ pub(super) enum Appender {
 
 impl Appender {
     pub(super) fn new(options: &KafkaOptions, topics: &Arc<Topics>) -> Result<Self, LogError> {
-        Ok(if wire::speaks(options) {
+        Ok(if wire::is_usable(options) {
             Self::Direct(direct::Direct::new(options, topics)?)
         } else {
             Self::Librdkafka(librdkafka::Librdkafka::new(options, topics)?)
@@ -131,7 +132,7 @@ impl Appender {
     }
 }
 
-/// What whoever appends is told when more waits than fits.
+/// The error of an append while the queue is full.
 fn queue_full() -> LogError {
     Unavailable::QueueFull { of: "Kafka" }.into()
 }

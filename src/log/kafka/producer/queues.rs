@@ -1,8 +1,8 @@
-//! What waits to be sent: a queue a partition, and for each broker the partitions that have something for it.
+//! Records that wait to be sent: a queue for each partition, and for each broker the partitions with work for it.
 //!
-//! A partition has one batch on its way at most, so its records keep their order whatever fails. A batch that was sent keeps its
-//! numbers until it is answered: a broker that has it already says so, and does not append it again. A batch that is given up
-//! makes a gap in the numbers; a new producer begins without one.
+//! A partition has at most one batch in flight, so its records keep their order whatever fails. A batch keeps its sequence number
+//! until it is acknowledged: a broker that already has it detects the duplicate, and does not append it again. A batch that is given up
+//! leaves a gap in the sequence numbers; a new producer id starts without one.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -27,24 +27,24 @@ use crate::log::{LogError, Output, Position, Record, Unavailable};
 const MOST_RECORDS: usize = 200_000;
 /// The most bytes in all queues.
 const MOST_BYTES: usize = 128 << 20;
-/// Bytes of a batch: what a broker takes by default (`message.max.bytes`), and a little less. A record that is larger goes alone.
+/// The most bytes of a batch: a little less than a broker's default limit (`message.max.bytes`). A larger record is sent alone.
 const BATCH: usize = 1_000_000;
-/// The largest record that is tried at all.
+/// The largest record that is sent, in bytes.
 const RECORD: usize = 64 << 20;
-/// Where a topic takes less than others: a batch that it takes lets the next one grow by this part, until they are as large as
-/// elsewhere. A topic that stays narrow refuses every tenth or so.
+/// For a topic with a smaller limit: after a batch that it accepts the next one may be larger by this fraction (1/16), until batches have
+/// the usual size. A topic whose limit stays small refuses about every tenth batch.
 const GROWTH: usize = 16;
-/// Bytes of a request.
+/// The most bytes of a request.
 const REQUEST: usize = 8_000_000;
-/// How long a record may take from `append` to its acknowledgement.
+/// Time limit from `append` to the acknowledgement of a record.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a topic that is not there may take to come: it may have been made a moment ago.
+/// How long to wait for a missing topic, which may just have been created.
 const MISSING: Duration = Duration::from_secs(5);
 
 /// A record in a queue, or in a batch that is not acknowledged yet.
 pub(super) struct Pending {
     record: Record,
-    /// The partition that it must go to; `None`: that of its key.
+    /// The partition that the caller chose; `None`: that of the key.
     named: Option<u32>,
     size: usize,
     call: Arc<Call>,
@@ -54,10 +54,10 @@ pub(super) struct Pending {
 
 /// Records of one partition in one produce request.
 pub(super) struct Batch {
-    /// By the order in which topics came.
+    /// The index of the topic in `Queues::names`.
     pub(super) topic: usize,
     pub(super) partition: u32,
-    /// Encoded. Empty until then.
+    /// The encoded batch; empty until it is encoded.
     pub(super) bytes: Bytes,
     pub(super) producer: ProducerId,
     pub(super) sequence: i32,
@@ -75,12 +75,12 @@ impl Batch {
     }
 }
 
-/// Outcomes of records, which are handed on when no lock is held.
+/// Outcomes of records, delivered when no lock is held.
 #[derive(Default)]
 pub(super) struct Ended(Vec<(Vec<Pending>, Result<u64, LogError>, u32)>);
 
 impl Ended {
-    /// Answers the calls of `append` that wait.
+    /// Reports the outcomes to the waiting calls of `append`.
     pub(super) fn notify(self) {
         for (records, result, partition) in self.0 {
             for (n, pending) in records.into_iter().enumerate() {
@@ -97,15 +97,15 @@ impl Ended {
 #[derive(Default)]
 struct Partition {
     queue: VecDeque<Pending>,
-    /// Sent before and not answered: it is sent first, with the same sequence number.
+    /// A batch to send again, before others and with the same sequence number.
     retry: Option<Batch>,
     in_flight: bool,
-    /// In the list of its leader.
+    /// It is in the `ready` list of its leader.
     ready: bool,
     leader: Option<i32>,
     /// The producer id of the last batch, and the next sequence number.
     numbered: Option<(ProducerId, i32)>,
-    /// Bytes of a batch, where one was refused of late.
+    /// The most bytes of a batch, if one was refused recently.
     most: Option<usize>,
 }
 
@@ -118,15 +118,15 @@ impl Partition {
 struct Topic {
     name: Arc<str>,
     partitions: Vec<Partition>,
-    /// How many of them there are now: fewer, where the topic was made anew with fewer.
+    /// The current number of partitions, which is smaller if the topic was recreated with fewer.
     count: usize,
-    /// What came before the number of partitions was known.
+    /// Records queued before the number of partitions was known.
     waiting: VecDeque<Pending>,
     missing: Option<Instant>,
 }
 
 impl Topic {
-    /// Whether something waits for a partition without a known leader.
+    /// Whether records wait for a partition without a known leader.
     fn lacks_leader(&self) -> bool {
         let leaderless = |of: &Partition| of.leader.is_none() && of.has_work();
         !self.waiting.is_empty() || self.partitions.iter().any(leaderless)
@@ -136,7 +136,7 @@ impl Topic {
 /// A broker that leads partitions.
 pub(super) struct Broker {
     pub(super) address: String,
-    /// Notified when there is something to send to it.
+    /// Notified when there is work for it.
     pub(super) more: Arc<Condvar>,
     /// Its thread waits for `more`.
     pub(super) idle: bool,
@@ -149,10 +149,10 @@ pub(super) struct Queues {
     names: HashMap<Arc<str>, usize>,
     topics: Vec<Topic>,
     pub(super) brokers: BTreeMap<i32, Broker>,
-    /// Of OmniLink's own topics the configured partitions are used, whatever was added.
+    /// Of OmniLink's own topics only the configured partitions are used, even if more were added.
     pub(super) counts: Arc<Counts>,
     pub(super) producer: Option<ProducerId>,
-    /// Metadata is to be asked for.
+    /// Metadata must be requested.
     pub(super) stale: bool,
     pub(super) closing: bool,
     records: usize,
@@ -215,7 +215,7 @@ impl Queues {
         self.topics.len() - 1
     }
 
-    /// Queues it with its partition; gives it back if the topic does not have the partition that it names.
+    /// Queues a record for its partition. Returns it if the topic does not have the chosen partition.
     fn enqueue(&mut self, topic: usize, pending: Pending) -> Option<Pending> {
         let count = self.topics[topic].count as u32;
         if count == 0 {
@@ -240,7 +240,7 @@ impl Queues {
         None
     }
 
-    /// Lists a partition with its leader if it has something to send.
+    /// Adds a partition with work to the `ready` list of its leader.
     fn offer(&mut self, topic: usize, partition: u32) {
         let of = &mut self.topics[topic].partitions[partition as usize];
         if of.ready || !of.has_work() {
@@ -258,13 +258,13 @@ impl Queues {
         }
     }
 
-    /// Whether there is something for a broker.
+    /// Whether there is work for a broker.
     pub(super) fn has_work(&self, broker: i32) -> bool {
         let broker = self.brokers.get(&broker);
         broker.is_some_and(|broker| !broker.ready.is_empty())
     }
 
-    /// What goes to a broker now, topic by topic: all that is ready, up to the size of a request.
+    /// Takes the batches of all ready partitions of a broker, up to the size of a request, sorted by topic.
     pub(super) fn take(&mut self, broker: i32, producer: ProducerId) -> Vec<Batch> {
         let mut batches = Vec::new();
         let mut room = REQUEST;
@@ -300,12 +300,12 @@ impl Queues {
         batches
     }
 
-    /// The names of topics, in the order that batches count them by.
+    /// The names of the topics, by [`Batch::topic`].
     pub(super) fn names(&self) -> Vec<Arc<str>> {
         self.topics.iter().map(|t| Arc::clone(&t.name)).collect()
     }
 
-    /// A batch was acknowledged, with the offset of its first record.
+    /// A batch was acknowledged; `first` is the offset of its first record.
     pub(super) fn delivered(&mut self, batch: Batch, first: u64, ended: &mut Ended) {
         let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
         of.most = of
@@ -316,7 +316,7 @@ impl Queues {
         self.end(batch.records, Ok(first), batch.partition, ended);
     }
 
-    /// A batch is sent again once metadata names its leader.
+    /// Sends a batch again, once metadata has its leader.
     pub(super) fn retry(&mut self, batch: Batch) {
         let (topic, partition) = (batch.topic, batch.partition);
         let of = &mut self.topics[topic].partitions[partition as usize];
@@ -336,10 +336,10 @@ impl Queues {
         self.end(batch.records, Err(error), batch.partition, ended);
     }
 
-    /// A batch is larger than its topic takes: its records are queued again for smaller ones. A single record fails.
+    /// A batch exceeds the limit of its topic: its records are queued again for smaller batches; a single record fails.
     pub(super) fn too_large(&mut self, mut batch: Batch, ended: &mut Ended) {
         let of = &mut self.topics[batch.topic].partitions[batch.partition as usize];
-        // Nothing of it was appended, so its sequence numbers are free.
+        // It was not appended, so its sequence numbers can be reused.
         of.numbered = Some((batch.producer, batch.sequence));
         if batch.records.len() == 1 {
             let size = batch.records[0].size;
@@ -376,7 +376,7 @@ impl Queues {
         ended.0.push((records, result, partition));
     }
 
-    /// Takes over brokers, partition counts and leaders from a metadata response.
+    /// Updates brokers, partition counts and leaders from a metadata response.
     pub(super) fn update_metadata(&mut self, metadata: &MetadataResponse, ended: &mut Ended) {
         self.stale = false;
         for broker in &metadata.brokers {
@@ -412,11 +412,11 @@ impl Queues {
                 if let Some(of) = self.topics[topic].partitions.get_mut(partition as usize) {
                     let leader = led.then_some(one.leader_id.0);
                     if of.leader != leader {
-                        // Its place in the list of the one before does not count any more.
+                        // Its entry in the list of the old leader is ignored.
                         of.ready = false;
                         of.leader = leader;
                     }
-                    // Without one it asks again, if there is something to send.
+                    // Without a leader this requests metadata again if there is work.
                     self.offer(topic, partition);
                 }
             }
@@ -427,11 +427,11 @@ impl Queues {
                 }
             }
         }
-        // What came while the answer was on its way, and what it said nothing of.
+        // Topics that were added in the meantime, and partitions without a leader.
         self.stale |= self.topics.iter().any(Topic::lacks_leader);
     }
 
-    /// The topic was made anew with so many partitions: what waits for others goes to these.
+    /// The topic was recreated with `count` partitions: records that wait for higher partitions move to these.
     fn move_from(&mut self, topic: usize, count: usize) {
         let of = &mut self.topics[topic];
         for gone in of.partitions.iter_mut().skip(count) {
@@ -483,7 +483,7 @@ impl Queues {
         }
     }
 
-    /// Fails all records: nothing is sent any more.
+    /// Fails all records, and sends nothing more.
     pub(super) fn close(&mut self, ended: &mut Ended) {
         self.closing = true;
         let far = Instant::now() + DELIVERY_TIMEOUT + DELIVERY_TIMEOUT;
@@ -499,7 +499,7 @@ impl Partition {
         let mut room = self.most.unwrap_or(BATCH).saturating_sub(batch::HEAD);
         let mut count = 0;
         for pending in &self.queue {
-            // At least one record goes.
+            // At least one record.
             if pending.size > room && count > 0 {
                 break;
             }

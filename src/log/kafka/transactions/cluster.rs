@@ -1,4 +1,4 @@
-//! Connections to the brokers: to those that lead partitions, and to coordinators, found anew when they have moved.
+//! Connections to the leaders of partitions, and to coordinators, which are looked up again when they have moved.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
@@ -18,16 +18,16 @@ use super::{
     Stopping,
 };
 
-/// The first pause before a request is made again, and the longest.
+/// The first and the longest pause before a request is repeated.
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(100);
-/// How long a broker may take to answer: less than a step of a transaction, so that what is lost is asked for again within it. A
-/// produce request waits for the replicas.
+/// Time limits of an answer, and of that to a produce request, which waits for the replicas. Both are shorter than a step of a
+/// transaction, so that a lost request is repeated within the step.
 const ANSWER: Duration = Duration::from_secs(3);
 const PRODUCED: Duration = Duration::from_secs(5);
-/// The longest while a coordinator still ends the transaction before, which takes it a few milliseconds.
+/// The longest pause while a coordinator still ends the previous transaction, which takes a few milliseconds.
 const LONGEST_BEFORE: Duration = Duration::from_millis(2);
-/// How long it is believed how many partitions a topic has.
+/// How long the partition count of a topic is cached.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts, with jitter, until a deadline.
@@ -44,7 +44,7 @@ impl Attempts {
         }
     }
 
-    /// Pauses; `false`: it is over.
+    /// Pauses. `false`: the deadline has passed, or the lane stops.
     pub(super) fn pause(&mut self, longest: Duration, stopping: &Stopping) -> bool {
         let now = Instant::now();
         if now >= self.deadline || stopping.gives_up(now) {
@@ -55,13 +55,13 @@ impl Attempts {
         true
     }
 
-    /// The next pause is short again.
+    /// Resets the backoff.
     pub(super) fn progress(&mut self) {
         self.pause = FIRST;
     }
 }
 
-/// Why a request has failed for good.
+/// Why a request was given up.
 #[derive(Debug)]
 pub(super) enum Unanswered {
     Refused(ResponseError),
@@ -73,14 +73,14 @@ struct Leaders {
     asked: Instant,
 }
 
-/// What is known of the brokers.
+/// The known brokers, leaders and connections.
 pub(super) struct Cluster {
     client: String,
     bootstrap: Vec<String>,
     stop: Arc<AtomicBool>,
     brokers: BTreeMap<i32, String>,
     topics: HashMap<Arc<str>, Leaders>,
-    /// To leaders.
+    /// The connections to leaders, by broker id.
     links: BTreeMap<i32, Connection>,
 }
 
@@ -96,7 +96,7 @@ impl Cluster {
         }
     }
 
-    /// New connections wait no longer than this flag allows; the old ones are closed.
+    /// Sets the stop flag of new connections, and closes the existing ones.
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
         self.links.clear();
@@ -107,7 +107,7 @@ impl Cluster {
             .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
     }
 
-    /// Asks any broker, each time another one: one that hangs, or that is cut off from the others, takes connections all the same.
+    /// Sends a request to a random broker: one that hangs, or is partitioned from the others, may still accept connections.
     fn ask_any<T>(
         &self,
         ask: impl FnOnce(&mut Connection) -> Result<T, io::Error>,
@@ -124,8 +124,8 @@ impl Cluster {
         Err(last)
     }
 
-    /// Asks who leads the partitions of topics. A topic that does not exist is unknown afterwards; with `make`, brokers that make
-    /// topics by themselves may do so.
+    /// Requests the leaders of the partitions of topics. Forgets a topic that does not exist; with `make`, brokers create it if their
+    /// configuration allows that.
     pub(super) fn refresh(&mut self, topics: &[Arc<str>], make: bool) -> Result<(), io::Error> {
         let asked = Instant::now();
         let metadata = self.ask_any(|link| link.metadata(topics, make))?;
@@ -155,7 +155,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// How many partitions a topic has, as far as that is known and fresh.
+    /// The partition count of a topic, if it is cached.
     pub(super) fn partitions(&self, topic: &str) -> Option<u32> {
         let leaders = self.topics.get(topic)?;
         (leaders.asked.elapsed() < FRESH).then_some(leaders.of.len() as u32)
@@ -192,7 +192,7 @@ pub(super) struct Coordinator {
     of: Coordinates,
     pub(super) key: StrBytes,
     link: Option<Connection>,
-    /// A request was given up that may arrive late.
+    /// A request without an answer may still arrive.
     pub(super) lost: bool,
 }
 
@@ -206,18 +206,18 @@ impl Coordinator {
         }
     }
 
-    /// The connection, if there is one already.
+    /// The connection, if it is open.
     pub(super) fn link(&mut self) -> Option<&mut Connection> {
         self.link.as_mut()
     }
 
-    /// Closes the connection: answers may be left in it.
+    /// Closes the connection, which may have unread answers.
     pub(super) fn close(&mut self) {
         self.link = None;
     }
 
-    /// Makes a request, again and again until there is an answer that is final, or time is over. One without an answer may still
-    /// arrive: [`Coordinator::lost`].
+    /// Repeats a request until there is a final answer or the time limit has passed. A request without an answer may still arrive:
+    /// [`Coordinator::lost`].
     pub(super) fn ask<T>(
         &mut self,
         cluster: &mut Cluster,

@@ -1,10 +1,9 @@
-//! Transactions by the protocol itself: all partitions are added in one request, and all that a broker leads is sent in one, while the
-//! group's coordinator takes the offsets.
+//! Transactions implemented with the protocol itself: one request adds all partitions, and each leader gets the records of all its
+//! partitions in one request, while the group's coordinator gets the offsets.
 //!
-//! A batch keeps its sequence number until it is acknowledged, so whatever is sent again is in the log once. A request whose answer
-//! is lost is made again on another connection, and may arrive once more, late. So before the next transaction begins the producer
-//! gets a new epoch, and brokers refuse what has the old one; a transaction that is to be aborted then ends by that as well, so that
-//! its end has the new epoch too.
+//! A batch keeps its sequence number until it is acknowledged, so a batch that is sent again is appended once. A request whose answer
+//! was lost is repeated on another connection, and the first one may still arrive late. So before the next transaction the producer
+//! gets a new epoch, and brokers refuse requests with the old one; getting it also aborts the open transaction, if it has to be aborted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,20 +41,20 @@ use super::{
     },
     ABORT, BATCH, BEGIN_PRODUCER, COMMIT, DELIVER, OFFSETS, OUTCOME, Stopping, TRANSACTION,
     cluster::{Attempts, Cluster, Coordinator, Unanswered},
-    in_use,
+    own_partition,
 };
 use crate::{
     base::clock::{Clock, Millis, SystemClock},
     chaos::{Bug, pause, planted},
     log::{
         Fenced, Headers, LogError, Output, Transaction, Unavailable,
-        identity::{Kept, committed_by, to_metadata},
+        identity::{StoredPosition, committed_by, to_metadata},
         row_size,
     },
 };
 
 const BEGIN: &str = "adding partitions to the transaction";
-/// Bytes of a produce request, at most, unless a batch is larger. Brokers take 100 MB.
+/// The most bytes of a produce request, unless a batch is larger. The limit of brokers is 100 MB.
 const REQUEST: usize = 16 << 20;
 /// The longest pause while partitions have no leader.
 const LEADERLESS: Duration = Duration::from_millis(100);
@@ -64,11 +63,11 @@ const LEADERLESS: Duration = Duration::from_millis(100);
 enum Failed {
     /// A broker refused a request.
     Refused(&'static str, ResponseError),
-    /// There was no answer in time.
+    /// There was no answer within the time limit.
     Lost(&'static str, io::Error),
     /// A broker refused records.
     Records(Arc<str>, u32, ResponseError),
-    /// Something else.
+    /// An error that is not of a request.
     Log(LogError),
 }
 
@@ -87,7 +86,7 @@ impl Failed {
         }
     }
 
-    /// Whether another producer or member has taken the place of this one, or the coordinator has ended its transaction.
+    /// Whether another producer or member has fenced this one, or the coordinator has aborted its transaction.
     fn is_fenced(&self) -> bool {
         use ResponseError::{FencedInstanceId, InvalidProducerEpoch, ProducerFenced};
         matches!(
@@ -96,7 +95,7 @@ impl Failed {
         )
     }
 
-    /// Whether the producer cannot go on, so that there is nothing to end.
+    /// Whether the producer cannot be used any more, so that there is no transaction to end.
     fn ends_producer(&self) -> bool {
         use ResponseError::{
             ClusterAuthorizationFailed, InvalidProducerEpoch, InvalidTransactionTimeout,
@@ -145,7 +144,7 @@ impl Failed {
 pub(in super::super) struct Direct {
     processor: Arc<str>,
     changelog: Arc<str>,
-    /// As offsets name who committed them.
+    /// The transactional id as in the metadata of committed offsets.
     committed_by: String,
     cluster: Cluster,
     transaction: Coordinator,
@@ -153,9 +152,9 @@ pub(in super::super) struct Direct {
     producer: ProducerId,
     /// The sequence number of the next record of each partition.
     sequences: HashMap<(Arc<str>, u32), i32>,
-    /// Something may have been added to a transaction that is not ended.
+    /// A transaction may be open.
     open: bool,
-    /// A batch has no answer, or was given up.
+    /// A batch was sent without an answer, or given up.
     unanswered: bool,
     /// The sizes of records that were refused as too large.
     refused: HashMap<Arc<str>, Vec<usize>>,
@@ -229,13 +228,13 @@ impl Direct {
         }
     }
 
-    /// Whether a request may arrive that was given up.
+    /// Whether a request that was given up may still arrive.
     fn is_unsure(&self) -> bool {
         self.unanswered || self.transaction.lost || self.group.lost
     }
 
-    /// Begins anew, with a new epoch: what was open is aborted. With the producer's number (nothing may be open then) only if no other
-    /// has taken over since.
+    /// Gets a new epoch, which aborts an open transaction. With the current producer id in `had` (no transaction may be open then), this
+    /// fails if another producer has fenced this one.
     fn init(&mut self, had: Option<ProducerId>) -> Result<(), Failed> {
         let id = self.transaction.key.clone();
         let asked = self
@@ -247,7 +246,7 @@ impl Direct {
         self.sequences.clear();
         self.open = false;
         self.unanswered = false;
-        // What was asked before with the old epoch is refused.
+        // Requests with the old epoch are refused.
         self.transaction.lost = false;
         self.group.lost = false;
         Ok(())
@@ -297,7 +296,10 @@ impl Direct {
             .filter(|(_, partition, _)| stateful.contains(partition))
             .map(|(topic, partition, next)| {
                 let id = group.watched.id(*topic);
-                (*partition, to_record(*topic, Kept { next: *next, id }))
+                (
+                    *partition,
+                    to_record(*topic, StoredPosition { next: *next, id }),
+                )
             })
             .collect();
         for (partition, value) in &positions {
@@ -339,7 +341,7 @@ impl Direct {
                 });
             asked.map_err(Failed::of(OFFSETS))?;
         }
-        // What was learnt meanwhile costs nothing to look at.
+        // Checks the latest known topic ids, without a request.
         group.watched.verify().map_err(Failed::Log)?;
         self.end(true)
     }
@@ -348,7 +350,7 @@ impl Direct {
     fn partition(&mut self, counts: &Counts, output: &Output) -> Result<u32, Failed> {
         let key = output.record.key.as_deref();
         let given = output.partition;
-        if let Some(partition) = given.or_else(|| in_use(counts, &output.topic, key)) {
+        if let Some(partition) = given.or_else(|| own_partition(counts, &output.topic, key)) {
             return Ok(partition);
         }
         let mut attempts = Attempts::within(TRANSACTION);
@@ -356,7 +358,7 @@ impl Direct {
             if let Some(count) = self.cluster.partitions(&output.topic) {
                 return Ok(partition_among(key, count));
             }
-            // As librdkafka's producer does.
+            // Brokers may create the topic, as with librdkafka's producer.
             let topics = std::slice::from_ref(&output.topic);
             let asked = self.cluster.refresh(topics, true);
             if self.cluster.partitions(&output.topic).is_some() {
@@ -378,7 +380,7 @@ impl Direct {
         }
     }
 
-    /// Adds partitions, and the offsets of the group, to the transaction, which that begins.
+    /// Begins a transaction by adding partitions, and the offsets of the group.
     fn add(&mut self, queues: &Queues<'_>, offsets: bool) -> Result<(), Failed> {
         let partitions = queues.partitions();
         let of = self.of();
@@ -404,7 +406,7 @@ impl Direct {
         Ok(())
     }
 
-    /// What the group has read; `None`: nothing.
+    /// The request with the offsets of the group; `None`: no input was read.
     fn offsets(
         &self,
         group: &GroupConsumer,
@@ -415,7 +417,7 @@ impl Direct {
         }
         let mut topics: BTreeMap<usize, Vec<TxnOffsetCommitRequestPartition>> = BTreeMap::new();
         for (topic, partition, next) in &transaction.positions {
-            // The next owner fences whoever committed last, should it have left a transaction open.
+            // The next owner fences the producer that committed last, in case it has left a transaction open.
             let metadata = to_metadata(group.watched.id(*topic), &self.committed_by);
             let offset = TxnOffsetCommitRequestPartition::default()
                 .with_partition_index(*partition as i32)
@@ -431,7 +433,7 @@ impl Direct {
         });
         let mut member = group_member(group.consumer.client());
         if planted(Bug::ZombieNotFenced) {
-            // Of a consumer that never joined the broker checks nothing.
+            // The broker does not check a consumer that never joined.
             member = Some(GroupMember {
                 generation: -1,
                 id: String::new(),
@@ -453,11 +455,11 @@ impl Direct {
         ))
     }
 
-    /// Sends everything, and waits until it is acknowledged.
+    /// Sends all records, and waits until they are acknowledged.
     fn produce(&mut self, queues: &mut Queues<'_>) -> Result<(), Failed> {
         let produced = self.try_produce(queues);
         if produced.is_err() {
-            // Brokers may have taken what they have not acknowledged, under sequence numbers that must not be used again.
+            // Brokers may have appended batches without acknowledging them; their sequence numbers must not be reused.
             self.unanswered |= queues.queues.iter().any(|queue| queue.batch.is_some());
         }
         produced
@@ -466,18 +468,18 @@ impl Direct {
     fn try_produce(&mut self, queues: &mut Queues<'_>) -> Result<(), Failed> {
         let mut attempts = Attempts::within(TRANSACTION);
         while !queues.are_empty() {
-            let Some(again) = self.send_round(queues)? else {
+            let Some(retry) = self.send_round(queues)? else {
                 attempts.progress();
                 continue;
             };
-            // A broker that is busy with another request for this transaction says that there was a network error.
-            let refreshed = match again.response() {
+            // A broker that is busy with another request for this transaction answers `NETWORK_EXCEPTION`.
+            let refreshed = match retry.response() {
                 Some(ResponseError::NetworkException) => Ok(()),
                 _ => self.cluster.refresh(&queues.topics(), false),
             };
             if !attempts.pause(LEADERLESS, &self.stopping) {
                 return Err(match refreshed {
-                    Ok(()) => again,
+                    Ok(()) => retry,
                     Err(error) => Failed::Lost(DELIVER, error),
                 });
             }
@@ -485,10 +487,10 @@ impl Direct {
         Ok(())
     }
 
-    /// Sends each leader one request, and handles their responses. `Some`: why something must be sent again.
+    /// Sends each leader one request, and handles the responses. `Some`: why batches must be sent again.
     fn send_round(&mut self, queues: &mut Queues<'_>) -> Result<Option<Failed>, Failed> {
         let mut leaders: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-        let mut again = None;
+        let mut retry = None;
         for (number, queue) in queues.queues.iter().enumerate() {
             if queue.is_done() {
                 continue;
@@ -498,14 +500,14 @@ impl Direct {
                 leaders.entry(leader).or_default().push(number);
             } else {
                 let error = ResponseError::LeaderNotAvailable;
-                again = Some(Failed::Records(Arc::clone(topic), *partition, error));
+                retry = Some(Failed::Records(Arc::clone(topic), *partition, error));
             }
         }
         let now = SystemClock.now();
         let id = self.transaction.key.clone();
         let mut asked = Vec::with_capacity(leaders.len());
         for (leader, mut numbers) in leaders {
-            // A request names each topic once.
+            // A request has each topic once.
             numbers.sort_by_key(|number| queues.queues[*number].topic);
             let mut room = REQUEST;
             numbers.retain(|number| {
@@ -528,11 +530,11 @@ impl Direct {
                 Err(error) => {
                     self.cluster.close(leader);
                     self.unanswered = true;
-                    again = Some(Failed::Lost(DELIVER, error));
+                    retry = Some(Failed::Lost(DELIVER, error));
                 }
             }
         }
-        // Every answer is read, so that connections have none left.
+        // Reads all answers, so that none is left in a connection.
         let mut refused = None;
         for (leader, numbers) in asked {
             let answer = self.cluster.link(leader).and_then(Connection::sent);
@@ -541,7 +543,7 @@ impl Direct {
                     for number in numbers {
                         match self.settle(&mut queues.queues[number], &answer) {
                             Settled::Done => {}
-                            Settled::Again(failed) => again = Some(failed),
+                            Settled::Retry(failed) => retry = Some(failed),
                             Settled::Refused(failed) => refused = Some(failed),
                         }
                     }
@@ -549,32 +551,32 @@ impl Direct {
                 Err(error) => {
                     self.cluster.close(leader);
                     self.unanswered = true;
-                    again = Some(Failed::Lost(DELIVER, error));
+                    retry = Some(Failed::Lost(DELIVER, error));
                 }
             }
         }
         match refused {
             Some(failed) => Err(failed),
-            None => Ok(again),
+            None => Ok(retry),
         }
     }
 
-    /// Handles what a leader says of a batch.
+    /// Handles the result of a batch.
     fn settle(&mut self, queue: &mut Queue<'_>, answer: &ProduceResponse) -> Settled {
         let (topic, partition) = &queue.to;
         let failed = |error| Failed::Records(Arc::clone(topic), *partition, error);
         let Some(found) = response(answer, topic, *partition) else {
-            return Settled::Again(failed(ResponseError::UnknownServerError));
+            return Settled::Retry(failed(ResponseError::UnknownServerError));
         };
         match ResponseError::try_from_code(found.error_code) {
-            // It was acknowledged before, and nobody heard that.
+            // It was appended before, and that answer was lost.
             None | Some(ResponseError::DuplicateSequenceNumber) => {}
             Some(error @ (ResponseError::MessageTooLarge | ResponseError::RecordListTooLarge)) => {
                 let sizes = self.refused.entry(Arc::clone(topic)).or_default();
                 sizes.extend(queue.batch_sizes());
                 return Settled::Refused(failed(error));
             }
-            Some(error) if error.is_retriable() => return Settled::Again(failed(error)),
+            Some(error) if error.is_retriable() => return Settled::Retry(failed(error)),
             Some(error) => return Settled::Refused(failed(error)),
         }
         let Some(batch) = queue.batch.take() else {
@@ -590,7 +592,7 @@ impl Direct {
         Settled::Done
     }
 
-    /// Ends a failed transaction and says what the caller must do.
+    /// Ends a failed transaction. The class of the returned error is what the caller must do.
     fn abort(&mut self, failed: Failed) -> LogError {
         self.ends.clear();
         let ended = self.end_failed(failed);
@@ -611,7 +613,7 @@ impl Direct {
         } else {
             Ok(())
         };
-        // Another member has taken the place of this one, whose transaction is ended.
+        // Another member has replaced this one; the transaction has been ended above.
         if failed.is_fenced() {
             return failed.into_log_error();
         }
@@ -621,10 +623,10 @@ impl Direct {
             Err(second) => Arc::new(second.into_log_error()),
         };
         let replacement = if self.stopping.is_set() {
-            // The next producer with this id ends the transaction, or its timeout does.
+            // The next producer with this id aborts the transaction, or its timeout does.
             None
         } else {
-            // So ends a commit whose outcome nobody told as well: what it has come to is read back from the log.
+            // This also ends a commit with an unknown outcome, which is read back from the log.
             tracing::warn!(processor = %self.processor, error = %failed, %second, "the abort failed; a new producer ends the transaction");
             match self.init(None) {
                 Ok(()) => return LogError::Aborted(failed),
@@ -639,10 +641,10 @@ impl Direct {
     }
 }
 
-/// What has become of a batch.
+/// The result of a batch.
 enum Settled {
     Done,
-    Again(Failed),
+    Retry(Failed),
     Refused(Failed),
 }
 
@@ -660,15 +662,15 @@ fn response<'a>(
 /// The records of a transaction for one partition, in order.
 struct Queue<'a> {
     to: (Arc<str>, u32),
-    /// The number of its topic within the transaction.
+    /// The index of its topic in `Queues::topics`.
     topic: usize,
-    /// Each with an upper bound of its bytes.
+    /// Each with an upper bound of its encoded bytes.
     records: Vec<(Fields<'a>, usize)>,
-    /// Bytes of a batch of several records.
+    /// The most bytes of a batch of several records.
     limit: usize,
-    /// The first that is not acknowledged.
+    /// The first record that is not acknowledged.
     next: usize,
-    /// What is to be sent, or was sent and is not acknowledged.
+    /// The batch that is to be sent, or was sent and is not acknowledged.
     batch: Option<Batch>,
 }
 
@@ -678,7 +680,7 @@ struct Batch {
     sequence: i32,
 }
 
-/// The sequence number behind a batch: after the largest it is 0 again.
+/// The sequence number after a batch, which wraps to 0.
 fn sequence_after(batch: &Batch) -> i32 {
     ((i64::from(batch.sequence) + batch.count as i64) % (1 << 31)) as i32
 }
@@ -688,7 +690,7 @@ impl Queue<'_> {
         self.next == self.records.len()
     }
 
-    /// Makes the next batch, if it is not made yet; returns its bytes.
+    /// Encodes the next batch, unless there is one already; returns its size in bytes.
     fn encode(
         &mut self,
         producer: ProducerId,
@@ -737,7 +739,7 @@ struct Queues<'a> {
 }
 
 impl<'a> Queues<'a> {
-    /// Adds a record of so many bytes. `limit` says what a topic takes.
+    /// Adds a record with the upper bound of its bytes. `limit` returns the largest batch of a topic.
     fn push(
         &mut self,
         (topic, partition): (&Arc<str>, u32),
@@ -797,7 +799,7 @@ mod tests {
     const PRODUCER: ProducerId = ProducerId { id: 3, epoch: 1 };
 
     #[test]
-    fn batches_keep_to_the_limit_of_their_topic_and_to_their_numbers() {
+    fn batches_respect_the_limit_of_their_topic_and_keep_their_numbers() {
         let (narrow, wide): (Arc<str>, Arc<str>) = ("narrow".into(), "wide".into());
         let values: Vec<Vec<u8>> = [10, 10, 400, 10].iter().map(|len| vec![7; *len]).collect();
         let headers = Headers::new();
@@ -823,7 +825,7 @@ mod tests {
             let mut counts = Vec::new();
             while !queue.is_done() {
                 let size = queue.encode(PRODUCER, sequences, Millis(1));
-                // The same batch until it is acknowledged.
+                // It stays the same until it is acknowledged.
                 assert_eq!(queue.encode(PRODUCER, sequences, Millis(2)), size);
                 let batch = queue.batch.take().unwrap();
                 assert_eq!(batch.bytes.len(), size);
@@ -837,7 +839,7 @@ mod tests {
             }
             counts
         };
-        // What is larger than the limit is alone.
+        // A record that is larger than the limit is sent alone.
         assert_eq!(
             counts(&mut queues.queues[0], &mut sequences),
             [(i32::MAX, 2), (1, 1), (2, 1)]

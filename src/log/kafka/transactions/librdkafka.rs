@@ -1,8 +1,8 @@
-//! Transactions by librdkafka's producer.
+//! Transactions with librdkafka's producer.
 //!
-//! A broker refuses a whole batch that is larger than its topic takes. Batches therefore keep to the narrowest topic that
-//! is written to ([`Shape`]); a single record that is too large is the caller's to find before it comes here. What is refused
-//! all the same, as when a topic's limit was lowered a moment ago, is told to [`Limits`], so that the next attempt knows.
+//! A broker refuses a whole batch that exceeds the limit of its topic. The batch size is therefore the smallest limit of the topics
+//! that are written to ([`Shape`]); single records that are too large are rejected by the caller beforehand. Refusals that happen
+//! nevertheless, as when the limit of a topic has just been lowered, are reported to [`Limits`] for the next attempt.
 
 use std::{
     cell::Cell,
@@ -31,31 +31,32 @@ use super::{
         position::{POSITION, POSITION_BYTES, to_record},
         producer::headers,
     },
-    ABORT, BATCH, BEGIN_PRODUCER, COMMIT, DELIVER, OFFSETS, OUTCOME, Stopping, TRANSACTION, in_use,
+    ABORT, BATCH, BEGIN_PRODUCER, COMMIT, DELIVER, OFFSETS, OUTCOME, Stopping, TRANSACTION,
+    own_partition,
 };
 use crate::{
     chaos::{Bug, pause, planted},
     log::{
         BATCH_HEADER, Fenced, Headers, LogError, Transaction,
-        identity::{Kept, committed_by, to_metadata},
+        identity::{StoredPosition, committed_by, to_metadata},
         record_size, row_size,
     },
 };
 
-/// How long one call waits for an outcome; between two calls it is checked whether the lane is to stop.
+/// Time limit of one call that waits for an outcome; between calls the stop flag is checked.
 const SLICE: Duration = Duration::from_secs(1);
 /// How often delivery reports are polled.
 const STEP: Duration = Duration::from_micros(250);
 
-/// How long a producer keeps an unusual shape after it was needed last.
+/// How long a producer keeps an unusual shape after its last use.
 const UNUSUAL: Duration = Duration::from_mins(1);
 
-/// What a producer is made for.
+/// The size limits of a producer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shape {
-    /// Bytes of a batch of several records: what the narrowest topic takes.
+    /// The most bytes of a batch of several records: the smallest limit of the topics.
     batch: usize,
-    /// Bytes of a record. librdkafka allocates by it, so it is no larger than there is need for.
+    /// The most bytes of a record. librdkafka allocates accordingly, so it is no larger than necessary.
     record: usize,
 }
 
@@ -65,7 +66,7 @@ impl Shape {
         record: BATCH,
     };
 
-    /// A shape that fits both.
+    /// A shape that satisfies both.
     fn with(self, other: Self) -> Self {
         Self {
             batch: self.batch.min(other.batch),
@@ -74,12 +75,12 @@ impl Shape {
     }
 }
 
-/// From delivery reports: the ends of the changelog, and which records were refused.
+/// Collects from delivery reports the end offsets of the changelog, and the refused records.
 #[derive(Clone)]
 struct Context {
     changelog: Arc<str>,
     ends: Arc<Mutex<HashMap<u32, u64>>>,
-    /// Records that were too large, by the order in which they were sent.
+    /// The numbers, in the order of sending, of records that were too large.
     refused: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -98,7 +99,7 @@ impl ProducerContext for Context {
                     .and_modify(|e| *e = end.max(*e))
                     .or_insert(end);
             }
-            // What was not delivered fails the transaction.
+            // Other failures fail the transaction anyway.
             Err((error, _))
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) =>
             {
@@ -117,11 +118,11 @@ pub(in super::super) struct Librdkafka {
     id: Arc<str>,
     config: ClientConfig,
     shape: Shape,
-    /// When a shape that is not the usual one was needed last.
+    /// When an unusual shape was needed last.
     unusual: Option<Instant>,
     producer: Arc<BaseProducer<Context>>,
     offsets: Offsets,
-    /// librdkafka does not come back from a call: the producer is left behind.
+    /// A call of librdkafka did not return: the producer is abandoned.
     stuck: Cell<bool>,
     context: Context,
     limits: Limits,
@@ -129,7 +130,7 @@ pub(in super::super) struct Librdkafka {
 }
 
 impl Librdkafka {
-    /// Fences the producer that had this transactional id before, and aborts the transaction that it left open.
+    /// Fences the previous producer with this transactional id, and aborts its open transaction.
     pub(super) fn new(
         options: &KafkaOptions,
         processor: &Arc<str>,
@@ -170,17 +171,17 @@ impl Librdkafka {
         })
     }
 
-    /// Hands over the flag that stops waiting for brokers.
+    /// Sets the flag that ends waits for brokers.
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         self.stopping.flag = stop;
     }
 
-    /// The end of each partition of the changelog that was written to since the last call.
+    /// Takes the new end offset of each changelog partition that was written since the last call.
     pub(super) fn take_ends(&self) -> HashMap<u32, u64> {
         std::mem::take(&mut *self.context.ends.lock())
     }
 
-    /// Commits, or says what the caller must do.
+    /// Commits. The class of an error is what the caller must do.
     pub(super) fn commit(
         &mut self,
         group: &GroupConsumer,
@@ -196,7 +197,7 @@ impl Librdkafka {
         Err(ended)
     }
 
-    /// Makes a producer that can send what there is, if this one cannot.
+    /// Replaces the producer if its shape does not fit the transaction.
     fn ensure_shape(&mut self, transaction: &Transaction) -> Result<(), LogError> {
         let needed = self.needed(transaction);
         let now = Instant::now();
@@ -204,7 +205,7 @@ impl Librdkafka {
             self.unusual = Some(now);
         }
         let mut shape = self.shape.with(needed);
-        // What no topic and no record needs any more is given up.
+        // Returns to the usual shape when no topic or record has needed another one for a while.
         if self.unusual.is_some_and(|last| now >= last + UNUSUAL) {
             self.unusual = None;
             shape = Shape::USUAL;
@@ -212,7 +213,7 @@ impl Librdkafka {
         if shape == self.shape {
             return Ok(());
         }
-        tracing::debug!(processor = %self.processor, ?shape, "a producer for other sizes");
+        tracing::debug!(processor = %self.processor, ?shape, "replacing the producer: other sizes are needed");
         self.shape = shape;
         self.new_producer()
     }
@@ -240,14 +241,14 @@ impl Librdkafka {
             shape.record = shape.record.max(size);
         }
         if shape.record > BATCH {
-            // In few steps: each is a new producer.
+            // In powers of two, since each change needs a new producer.
             let step = shape.record.next_power_of_two();
             shape.record = step.min(self.options.message_bytes().max(shape.record));
         }
         shape
     }
 
-    /// A new producer under the same id: the old one is fenced, and what it left open is ended.
+    /// Makes a new producer with the same id, which fences the old one and aborts its open transaction.
     fn new_producer(&mut self) -> Result<(), LogError> {
         let producer = Arc::new(make(&self.config, self.shape, &self.context)?);
         self.retry(|| producer.init_transactions(SLICE))
@@ -255,7 +256,7 @@ impl Librdkafka {
         self.offsets = Offsets::new(&producer, TRANSACTION)?;
         self.stuck.set(false);
         self.producer = producer;
-        // Delivery reports of the old one count no more.
+        // Discards the delivery reports of the old one.
         self.context.ends.lock().clear();
         Ok(())
     }
@@ -270,7 +271,7 @@ impl Librdkafka {
                     if now >= deadline || self.gives_up(now) {
                         return Err(ClientError::Transaction(error));
                     }
-                    // A call that fails at once is not to be a busy loop.
+                    // Avoids a busy loop if the call fails at once.
                     std::thread::sleep(STEP);
                 }
                 result => return result,
@@ -326,8 +327,8 @@ impl Librdkafka {
         }
     }
 
-    /// Waits until all that was sent is delivered. rdkafka's own `flush` polls for 100 ms at a time, whatever comes, and
-    /// its `poll` spins through the last millisecond of a wait.
+    /// Waits until all records are delivered. rdkafka's own `flush` always polls for 100 ms at a time, and its `poll` spins during the
+    /// last millisecond of a wait.
     fn flush(&self) -> Result<(), ClientError> {
         let deadline = Instant::now() + TRANSACTION;
         let mut waiting = self.producer.in_flight_count();
@@ -361,7 +362,7 @@ impl Librdkafka {
                 &output.topic,
                 output
                     .partition
-                    .or_else(|| in_use(&counts, &output.topic, record.key.as_deref())),
+                    .or_else(|| own_partition(&counts, &output.topic, record.key.as_deref())),
                 (record.key.as_deref(), record.value.as_deref()),
                 &record.headers,
             )?;
@@ -400,12 +401,12 @@ impl Librdkafka {
             list.add_partition_offset(name, *partition as i32, offset)
                 .map_err(step(OFFSETS))?;
             let id = group.watched.id(*topic);
-            // The next owner fences whoever committed last, should it have left a transaction open.
+            // The next owner fences the producer that committed last, in case it has left a transaction open.
             if let Some(mut element) = list.find_partition(name, *partition as i32) {
                 element.set_metadata(to_metadata(id, &committed_by(&self.id)));
             }
             if stateful.contains(partition) {
-                let value = to_record(*topic, Kept { next: *next, id });
+                let value = to_record(*topic, StoredPosition { next: *next, id });
                 self.send(
                     usize::MAX,
                     &self.changelog,
@@ -415,7 +416,7 @@ impl Librdkafka {
                 )?;
             }
         }
-        // Delivery reports are drained first: else send_offsets waits for a timer of librdkafka's.
+        // Delivery reports are drained first; otherwise send_offsets waits for a timer of librdkafka.
         self.flush().map_err(step(DELIVER))?;
         if !self.context.refused.lock().is_empty() {
             let code = RDKafkaErrorCode::MessageSizeTooLarge;
@@ -423,7 +424,7 @@ impl Librdkafka {
         }
         let mut member = group.consumer.group_metadata();
         if planted(Bug::ZombieNotFenced) {
-            // A consumer that never joined has no generation, and the broker checks none.
+            // A consumer that never joined has no generation, so the broker does not check it.
             let mut config = self.options.consumer_config();
             config.set(
                 "group.id",
@@ -440,14 +441,14 @@ impl Librdkafka {
             })));
         };
         sent.map_err(step(OFFSETS))?;
-        // What was learnt meanwhile costs nothing to look at.
+        // Checks the latest known topic ids, without a request.
         group.watched.verify().map_err(Failed::Topic)?;
-        // After a call that timed out the commit goes on by itself: only the same call again says how it ends.
+        // After a timeout the commit continues in the background; repeating the call returns its outcome.
         let committed = self.retry(|| self.producer.commit_transaction(SLICE));
         committed.map_err(step(COMMIT))
     }
 
-    /// Tells the limits which records were refused as too large.
+    /// Reports records that were refused as too large to the limits.
     fn report_refused(&self, transaction: &Transaction) {
         let refused = std::mem::take(&mut *self.context.refused.lock());
         let mut sizes: HashMap<&Arc<str>, Vec<usize>> = HashMap::new();
@@ -474,11 +475,11 @@ impl Librdkafka {
         }
     }
 
-    /// Ends a failed transaction and says what the caller must do.
+    /// Ends a failed transaction. The class of the returned error is what the caller must do.
     fn abort(&mut self, failed: Failed) -> LogError {
         self.context.ends.lock().clear();
         if self.stuck.get() {
-            tracing::warn!(processor = %self.processor, "librdkafka does not come back from adding offsets to the transaction; a new producer ends it");
+            tracing::warn!(processor = %self.processor, "the call of librdkafka that adds offsets to the transaction does not return; a new producer ends it");
             return self.replace(failed.into(), None);
         }
         if let Some(over) = failed.ends_producer() {
@@ -493,7 +494,7 @@ impl Librdkafka {
                 LogError::Kafka(error)
             };
         }
-        // The abort waits until each delivery was told, and nobody else polls: what is on its way is waited for here first.
+        // The abort waits for all delivery reports, and only this thread polls them: waits for those in flight first.
         self.producer.purge(PurgeConfig::default().queue());
         let flushed = self.flush();
         let aborted = flushed.and_then(|()| self.retry(|| self.producer.abort_transaction(SLICE)));
@@ -504,22 +505,22 @@ impl Librdkafka {
         };
         let second = LogError::Kafka(call(ABORT, None, second));
         if self.stopping.is_set() {
-            // The next producer with this id ends the transaction, or its timeout does.
+            // The next producer with this id aborts the transaction, or its timeout does.
             return LogError::NotEnded {
                 failed,
                 abort: Some(Arc::new(second)),
                 replacement: None,
             };
         }
-        // So ends a commit whose outcome nobody told as well: what it has come to is read back from the log.
+        // This also ends a commit with an unknown outcome, which is read back from the log.
         tracing::warn!(processor = %self.processor, error = %failed, %second, "the abort failed; a new producer ends the transaction");
         self.replace(failed, Some(Arc::new(second)))
     }
 
-    /// Makes a new producer, which ends the transaction that this one left open.
+    /// Makes a new producer, which aborts the open transaction of this one.
     fn replace(&mut self, failed: Arc<LogError>, abort: Option<Arc<LogError>>) -> LogError {
         let replacement = if self.stopping.is_set() {
-            // The next producer with this id ends the transaction, or its timeout does.
+            // The next producer with this id aborts the transaction, or its timeout does.
             None
         } else {
             match self.new_producer() {
@@ -537,14 +538,14 @@ impl Librdkafka {
 
 /// Why a transaction was not committed.
 enum Failed {
-    /// Kafka refused a step of it.
+    /// A step of it failed.
     Kafka(Arc<KafkaError>),
-    /// A topic was made again while its records were in work.
+    /// A topic was recreated while its records were being processed.
     Topic(LogError),
 }
 
 impl Failed {
-    /// What the caller is told where the producer is over with this failure.
+    /// The error for the caller if the producer cannot be used after this failure.
     fn ends_producer(&self) -> Option<LogError> {
         match self {
             Self::Kafka(error) => match &**error {
@@ -586,7 +587,7 @@ fn make(
     let batch = given.unwrap_or(usize::MAX).min(shape.batch);
     config
         .set("batch.size", batch.to_string())
-        // librdkafka counts the framing of a record in its own way.
+        // Leaves room for the framing of a record, which librdkafka counts differently.
         .set("message.max.bytes", (shape.record + 1024).to_string());
     config.create_with_context(context.clone()).doing(CLIENT)
 }

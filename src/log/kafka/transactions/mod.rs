@@ -4,12 +4,12 @@
 //!  begin ─► outputs, changelog ─► offsets ─► commit
 //!    ▲               │               │         │
 //!    └──── abort ◄───┴─── failed ◄───┴─────────┘
-//!          where that fails too: a new producer under the same id, which fences the old one and ends what it left open
+//!          if the abort fails: a new producer with the same id fences the old one, which aborts its open transaction
 //! ```
 //!
-//! librdkafka sends each partition in a request of its own, and a transaction of a lane has dozens. [`direct`] speaks the protocol
-//! itself and sends all that a broker leads in one (docs/decisions/0006). It is used where the connection is plain, as for
-//! [`super::producer`].
+//! librdkafka sends each partition in a separate request, and a transaction of a lane has dozens. [`direct`] implements the protocol
+//! itself, and sends the records of all partitions that a broker leads in one request (docs/decisions/0006). It is used for plaintext
+//! connections, as in [`super::producer`].
 
 mod cluster;
 mod direct;
@@ -35,22 +35,22 @@ use super::{
 };
 use crate::log::{LogError, Transaction};
 
-// What steps are for, as errors say it.
+// The steps of a transaction, for error messages.
 const BEGIN_PRODUCER: &str = "taking over the transactional id";
 const DELIVER: &str = "waiting until all records are delivered";
 const OFFSETS: &str = "adding offsets to the transaction";
 const COMMIT: &str = "committing the transaction";
 const ABORT: &str = "aborting the transaction";
-/// How long a step of a transaction may take. Brokers abort it after this time as well.
+/// Time limit of a step, and the `transaction.timeout.ms` after which brokers abort a transaction.
 const TRANSACTION: Duration = Duration::from_secs(10);
-/// How long the outcome of a commit, of an abort, or of taking over the id may take.
+/// Time limit for the outcome of a commit or an abort, and for taking over the transactional id.
 const OUTCOME: Duration = Duration::from_secs(30);
-/// How long a lane that is to stop still waits for brokers.
+/// How long a lane that has been asked to stop still waits for brokers.
 const STOPPING: Duration = Duration::from_secs(3);
-/// Bytes of a batch, unless a topic takes less or a record is larger.
+/// The most bytes of a batch, unless the limit of a topic is smaller or a record is larger.
 const BATCH: usize = 1_000_000;
 
-/// Whether the lane is to stop.
+/// The stop flag of a lane, and when it was first seen.
 #[derive(Default)]
 struct Stopping {
     flag: Arc<AtomicBool>,
@@ -62,7 +62,7 @@ impl Stopping {
         self.flag.load(Ordering::Relaxed)
     }
 
-    /// Whether it is to stop, for long enough that nothing is waited for any more.
+    /// Whether the flag was set [`STOPPING`] ago, so that waits end.
     fn gives_up(&self, now: Instant) -> bool {
         if !self.is_set() {
             return false;
@@ -80,7 +80,7 @@ pub(super) enum Transactions {
 }
 
 impl Transactions {
-    /// Fences the producer that had this transactional id before, and aborts the transaction that it left open.
+    /// Fences the previous producer with this transactional id, and aborts its open transaction.
     pub(super) fn new(
         options: &KafkaOptions,
         processor: &Arc<str>,
@@ -88,7 +88,7 @@ impl Transactions {
         id: &str,
         limits: Limits,
     ) -> Result<Self, LogError> {
-        Ok(if wire::speaks(options) {
+        Ok(if wire::is_usable(options) {
             Self::Direct(Box::new(Direct::new(
                 options, processor, changelog, id, limits,
             )?))
@@ -99,7 +99,7 @@ impl Transactions {
         })
     }
 
-    /// Hands over the flag that stops waiting for brokers.
+    /// Sets the flag that ends waits for brokers.
     pub(super) fn stop_with(&mut self, stop: Arc<AtomicBool>) {
         match self {
             Self::Direct(direct) => direct.stop_with(stop),
@@ -107,7 +107,7 @@ impl Transactions {
         }
     }
 
-    /// The end of each partition of the changelog that was written to since the last call.
+    /// Takes the new end offset of each changelog partition that was written since the last call.
     pub(super) fn take_ends(&mut self) -> HashMap<u32, u64> {
         match self {
             Self::Direct(direct) => direct.take_ends(),
@@ -115,7 +115,7 @@ impl Transactions {
         }
     }
 
-    /// Whether the lane is to stop, for long enough that nothing is waited for any more.
+    /// Whether the lane was asked to stop [`STOPPING`] ago, so that waits end.
     pub(super) fn gives_up(&self, now: Instant) -> bool {
         match self {
             Self::Direct(direct) => direct.gives_up(now),
@@ -123,7 +123,7 @@ impl Transactions {
         }
     }
 
-    /// Commits, or says what the caller must do.
+    /// Commits. The class of an error is what the caller must do.
     pub(super) fn commit(
         &mut self,
         group: &GroupConsumer,
@@ -136,8 +136,9 @@ impl Transactions {
     }
 }
 
-/// The partition of a record in a topic of OmniLink's own: one of those that are configured, whatever was added.
-fn in_use(counts: &Counts, topic: &str, key: Option<&[u8]>) -> Option<u32> {
+/// The partition of a record in one of OmniLink's own topics: one of the configured partitions, even if more were added. `None`: another
+/// topic.
+fn own_partition(counts: &Counts, topic: &str, key: Option<&[u8]>) -> Option<u32> {
     let count = counts.get(topic)?;
     Some(partition_among(key, *count))
 }

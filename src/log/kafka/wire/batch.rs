@@ -7,7 +7,7 @@ use crate::{
     log::{BATCH_HEADER, Headers, Record, record_size},
 };
 
-/// An idempotent producer: its id and epoch number the batches.
+/// The id and epoch of an idempotent producer, by which its batches are numbered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) struct ProducerId {
     pub(in super::super) id: i64,
@@ -39,11 +39,11 @@ pub(in super::super) enum Within {
     Transaction,
 }
 
-/// Bytes of a batch before its records.
+/// The bytes of a batch before its records.
 pub(in super::super) const HEAD: usize = BATCH_HEADER;
-/// Where what the checksum covers begins: behind base offset, length, leader epoch, version and the checksum itself.
+/// Where the part that the checksum covers begins: after base offset, length, leader epoch, version and the checksum.
 const CHECKED: usize = 21;
-/// Behind base offset and length.
+/// Where the part that the length covers begins: after base offset and length.
 const MEASURED: usize = 12;
 
 /// An upper bound of the bytes of a record in a batch.
@@ -51,7 +51,7 @@ pub(in super::super) fn size(record: &Record) -> usize {
     record_size(record) - HEAD
 }
 
-/// The bytes of a batch of records (at least one), `room` at most, which the producer numbers from `sequence`.
+/// Encodes a batch of at least one record. `room`: an upper bound of the records' bytes; `sequence`: the number of the first record.
 pub(in super::super) fn encode<'a>(
     records: impl ExactSizeIterator<Item = Fields<'a>>,
     room: usize,
@@ -61,12 +61,12 @@ pub(in super::super) fn encode<'a>(
 ) -> Bytes {
     let count = records.len() as i32;
     let mut out = BytesMut::with_capacity(HEAD + room);
-    out.put_i64(0); // base offset: the broker's to give
+    out.put_i64(0); // base offset, set by the broker
     out.put_i32(0); // length, below
-    out.put_i32(-1); // leader epoch: the broker's
+    out.put_i32(-1); // leader epoch, set by the broker
     out.put_i8(2);
     out.put_u32(0); // checksum, below
-    // No compression, created at; the fifth bit says that it is of a transaction.
+    // No compression, timestamp type CreateTime; the fifth bit marks a transactional batch.
     out.put_i16(i16::from(within == Within::Transaction) << 4);
     out.put_i32(count - 1);
     out.put_i64(now.0);
@@ -134,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_batch_is_what_others_read(
+        fn other_implementations_read_a_batch(
             records in proptest::collection::vec(record(), 1..40),
             sequence in 0..i32::MAX,
             id in 0..i64::MAX,
@@ -146,13 +146,13 @@ mod tests {
             let fields = records.iter().map(Fields::from);
             let encoded = encode(fields, room, numbered, within, Millis(1_700_000_000_000));
             prop_assert!(encoded.len() <= HEAD + room);
-            // It checks lengths and the checksum.
+            // The decoder checks lengths and the checksum.
             let read = RecordBatchDecoder::decode(&mut encoded.clone()).unwrap().records;
             prop_assert_eq!(read.len(), records.len());
             for (n, (read, record)) in read.iter().zip(&records).enumerate() {
                 prop_assert_eq!(&read.key, &record.key);
                 prop_assert_eq!(&read.value, &record.value);
-                // Theirs is a map: of a name that repeats the last value is left.
+                // The decoder's headers are a map: of a repeated name only the last value remains.
                 for (name, _) in &record.headers {
                     let last = crate::log::header(&record.headers, name);
                     prop_assert_eq!(read.headers[name.as_bytes()].as_deref(), last);

@@ -1,6 +1,6 @@
-//! A plain connection to a broker, and the requests that appending and transactions need.
+//! Plaintext connections to a broker, with the requests for appends and transactions.
 //!
-//! Their versions are those of Kafka 2.5, which every broker since knows.
+//! The request versions are those of Kafka 2.5, which all later brokers support.
 
 pub(super) mod batch;
 
@@ -36,26 +36,27 @@ use super::KafkaOptions;
 use crate::chaos::loses_answer;
 
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long a broker may take to answer. A produce request waits for the replicas.
+/// Time limit of an answer. A produce request waits for the replicas.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How often whoever waits for an answer looks whether it is to stop, and how long it waits then.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often a waiting caller checks the stop flag.
+const STOP_CHECK: Duration = Duration::from_millis(250);
+/// Time limit of an answer once the stop flag is set.
 const STOPPING: Duration = Duration::from_secs(3);
 const PRODUCE: i16 = 8;
 const METADATA: i16 = 8;
 const FIND_COORDINATOR: i16 = 2;
-/// The first that says which id and epoch the producer had.
+/// The first version with the previous id and epoch of the producer.
 const INIT_PRODUCER_ID: i16 = 3;
 const ADD_PARTITIONS: i16 = 1;
 const ADD_OFFSETS: i16 = 1;
-/// The first that says which member of its group commits.
+/// The first version with the group member that commits.
 const COMMIT_OFFSETS: i16 = 3;
 const END: i16 = 1;
-/// The largest response that is read. A length prefix beyond it means that the peer does not speak Kafka's protocol.
+/// The largest response that is read, in bytes. A larger length prefix means that the peer does not implement Kafka's protocol.
 const LARGEST: usize = 64 << 20;
 
-/// Properties that say nothing about connections or producing; so begin those that `direct` may overlook.
-const OVERLOOKED: [&str; 10] = [
+/// Prefixes of properties that concern neither connections nor producing, so that these connections may ignore them.
+const IGNORED: [&str; 10] = [
     "auto.",
     "check.crcs",
     "client.rack",
@@ -68,54 +69,54 @@ const OVERLOOKED: [&str; 10] = [
     "session.",
 ];
 
-/// Whether these connections can be used: with any property that concerns connections (TLS, SASL) or producing they cannot.
-pub(super) fn speaks(options: &KafkaOptions) -> bool {
-    let overlooked = |name: &String| OVERLOOKED.iter().any(|begin| name.starts_with(begin));
-    options.properties.keys().all(overlooked)
+/// Whether these connections can be used, which is so unless a property concerns connections (TLS, SASL) or producing.
+pub(super) fn is_usable(options: &KafkaOptions) -> bool {
+    let ignored = |name: &String| IGNORED.iter().any(|begin| name.starts_with(begin));
+    options.properties.keys().all(ignored)
 }
 
-/// The `host:port` of brokers to ask first.
+/// The `host:port` of the bootstrap brokers.
 pub(super) fn bootstrap(options: &KafkaOptions) -> Vec<String> {
     options.brokers.split(',').map(with_port).collect()
 }
 
-/// A connection. Answers come in the order of requests, several of which may be on their way.
+/// A connection. Answers arrive in the order of the requests, several of which may be in flight.
 pub(super) struct Connection {
     stream: TcpStream,
     client: StrBytes,
-    /// How long an answer may take.
+    /// Time limit of an answer.
     patience: Duration,
-    /// Whoever uses it is to stop.
+    /// Asks the user of this connection to stop: the time limit is then [`STOPPING`].
     stop: Arc<AtomicBool>,
-    /// The number of the last request, and of the last one that was answered.
+    /// The correlation ids of the last request, and of the last answer.
     requested: i32,
     answered: i32,
     buffer: BytesMut,
 }
 
-/// Who looks after what a transaction concerns.
+/// The type of a coordinator, as in `FindCoordinator` requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Coordinates {
     Group = 0,
     Transaction = 1,
 }
 
-/// A transactional id with its producer, as requests name them.
+/// A transactional id with its producer, as in requests.
 #[derive(Clone, Debug)]
 pub(super) struct TransactionOf {
     pub(super) id: StrBytes,
     pub(super) producer: ProducerId,
 }
 
-/// The partitions of a topic.
+/// A topic, and items for its partitions.
 pub(super) type OfTopic<T> = (Arc<str>, Vec<T>);
 
-/// Ends a connection from another thread, so that whoever waits for its answer stops.
-pub(super) struct Disconnected(TcpStream);
+/// Closes a connection from another thread when dropped, so that a call that waits for an answer fails.
+pub(super) struct Closer(TcpStream);
 
-impl Drop for Disconnected {
+impl Drop for Closer {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may be closed already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
@@ -126,7 +127,7 @@ impl Connection {
         Self::open_with(address, client, ANSWER, &Arc::default())
     }
 
-    /// The same with a time that answers may take, and a flag that shortens it.
+    /// As [`Self::open`], with a time limit of answers, and a stop flag that shortens it.
     pub(super) fn open_with(
         address: &str,
         client: &str,
@@ -138,7 +139,7 @@ impl Connection {
             match TcpStream::connect_timeout(&address, CONNECT) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(LOOK))?;
+                    stream.set_read_timeout(Some(STOP_CHECK))?;
                     stream.set_write_timeout(Some(patience))?;
                     return Ok(Self {
                         stream,
@@ -156,11 +157,12 @@ impl Connection {
         Err(last)
     }
 
-    pub(super) fn cut(&self) -> Result<Disconnected, Error> {
-        Ok(Disconnected(self.stream.try_clone()?))
+    /// A handle with which another thread can close the connection.
+    pub(super) fn closer(&self) -> Result<Closer, Error> {
+        Ok(Closer(self.stream.try_clone()?))
     }
 
-    /// Where the partitions of these topics are led. Whether brokers may make those that are missing is for them to say as well.
+    /// The leaders of the partitions of these topics. With `make`, brokers create missing topics if their configuration allows that.
     pub(super) fn metadata(
         &mut self,
         topics: &[Arc<str>],
@@ -173,8 +175,8 @@ impl Connection {
         self.ask(ApiKey::Metadata, METADATA, &request)
     }
 
-    /// A producer's number, by which a broker knows what it has already. With a transactional id, whose open transaction
-    /// is aborted first; with the number that its producer has had, unless another producer has taken over.
+    /// Gets a producer id, by which brokers detect duplicates. With a transactional id, its open transaction is aborted first. With the
+    /// id and epoch that the producer has had (`had`), this fails if another producer has fenced it.
     pub(super) fn init_producer_id(
         &mut self,
         transactional: Option<(&StrBytes, Duration)>,
@@ -267,7 +269,7 @@ impl Connection {
         ))
     }
 
-    /// Commits or aborts a transaction. The same again changes nothing.
+    /// Commits or aborts a transaction. Idempotent.
     pub(super) fn end_transaction(
         &mut self,
         of: &TransactionOf,
@@ -282,7 +284,7 @@ impl Connection {
         Ok(refused(answer.error_code))
     }
 
-    /// Sends batches, encoded already, each of a topic and a partition; those of a topic one after the other.
+    /// Sends encoded batches, each with its topic and partition. The batches of a topic must be adjacent.
     pub(super) fn send<'a>(
         &mut self,
         transactional: Option<&StrBytes>,
@@ -309,7 +311,7 @@ impl Connection {
         self.request(ApiKey::Produce, PRODUCE, &request)
     }
 
-    /// The answer to [`Connection::send`]: it comes when all replicas in sync have the batches.
+    /// The answer to [`Connection::send`], which is sent when all in-sync replicas have the batches.
     pub(super) fn sent(&mut self) -> Result<ProduceResponse, Error> {
         self.answer(PRODUCE)
     }
@@ -345,7 +347,7 @@ impl Connection {
         let length = (self.buffer.len() - 4) as u32;
         self.buffer[..4].copy_from_slice(&length.to_be_bytes());
         self.stream.write_all(&self.buffer)?;
-        // One large request must not hold its memory for ever.
+        // Frees the memory of a large request.
         if self.buffer.capacity() > 1 << 20 {
             self.buffer = BytesMut::new();
         }
@@ -387,7 +389,7 @@ impl Connection {
         if length > LARGEST {
             return Err(Error::new(
                 ErrorKind::InvalidData,
-                "the peer does not speak Kafka's protocol",
+                "the peer does not implement Kafka's protocol",
             ));
         }
         let mut answer = vec![0; length];
@@ -397,14 +399,14 @@ impl Connection {
         let header = ResponseHeader::decode(&mut answer, A::header_version(version))
             .map_err(|error| Error::new(ErrorKind::InvalidData, error))?;
         if header.correlation_id != self.answered {
-            let text = "the answer is another request's";
+            let text = "the answer belongs to another request";
             return Err(Error::new(ErrorKind::InvalidData, text));
         }
         A::decode(&mut answer, version).map_err(invalid)
     }
 }
 
-/// The error of a code that an answer has.
+/// The error of an error code; 0 is no error.
 fn refused(code: i16) -> Result<(), ResponseError> {
     match ResponseError::try_from_code(code) {
         None => Ok(()),
@@ -412,7 +414,7 @@ fn refused(code: i16) -> Result<(), ResponseError> {
     }
 }
 
-/// The first error. One that no retry mends takes precedence, and that a part was not attempted because of another has none.
+/// The first error, of the most severe kind: not retriable, then retriable, then `OperationNotAttempted`.
 fn first_refused(codes: impl IntoIterator<Item = i16>) -> Result<(), ResponseError> {
     let errors = codes.into_iter().filter_map(|code| refused(code).err());
     let rank = |error: &ResponseError| match error {
@@ -422,7 +424,7 @@ fn first_refused(codes: impl IntoIterator<Item = i16>) -> Result<(), ResponseErr
     errors.min_by_key(rank).map_or(Ok(()), Err)
 }
 
-/// Kafka's usual port, where none is given.
+/// Adds Kafka's default port if there is none.
 fn with_port(address: &str) -> String {
     let address = address.trim();
     let address = address.strip_prefix("PLAINTEXT://").unwrap_or(address);
@@ -442,7 +444,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_errors_the_one_that_no_retry_mends_counts() {
+    fn of_several_errors_one_that_is_not_retriable_counts() {
         let code = |error: ResponseError| error.code();
         let moved = code(ResponseError::NotCoordinator);
         let skipped = code(ResponseError::OperationNotAttempted);

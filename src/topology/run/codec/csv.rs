@@ -343,7 +343,7 @@ mod tests {
         let bad = rows[1].as_ref().unwrap_err();
         assert_eq!(bad.code, "wrong_columns");
         assert_eq!(bad.value.as_deref(), Some(&b"id,\"of,x\"\n3"[..]));
-        // What went back from the dead letters is read as it was.
+        // A redriven record is read like the original.
         let again = Layout::default()
             .rows(good.alone.as_ref().unwrap())
             .unwrap();

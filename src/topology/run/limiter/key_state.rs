@@ -1,11 +1,11 @@
-//! What is known of one key of a rate limit, and its row.
+//! The state of one key of a rate limit, and its row in the store.
 //!
-//! | bytes | hold |
+//! | bytes | field |
 //! |---|---|
-//! | 8, 8 | numbers of the first record that waits, and of the next one that will |
-//! | 8 | when its timer is due; the smallest number: there is none |
+//! | 8, 8 | the numbers of the first deferred record, and of the next one to be deferred |
+//! | 8 | when the timer is due, in milliseconds; `i64::MIN`: there is no timer |
 //! | … | the times of admissions ([`Times::encode`]) |
-//! | 8 | the first row of the journal that is not contained; rows from before there was a journal lack this |
+//! | 8 | the number of the first journal row that is not included; absent in rows of versions without a journal |
 
 use bytes::Bytes;
 
@@ -16,39 +16,39 @@ use crate::{
     state::{CodecError, Value},
 };
 
-/// How long a transaction of an earlier owner may have gone on: the log ends it then.
+/// The longest transaction of an earlier owner, in milliseconds: the log aborts longer ones.
 const MAX_COMMIT_MS: i64 = 10_000;
-/// What a key weighs in memory, in admissions.
+/// The memory of a key without its admissions, in units of one admission.
 const KEY_WEIGHT: usize = 8;
 
-/// One key.
+/// The state of one key.
 #[derive(Clone, Default)]
 pub(super) struct KeyState {
     pub(super) times: Times,
-    /// The number of the first record that waits, and of the next one that will.
+    /// The numbers of the first deferred record, and of the next one to be deferred.
     pub(super) head: u64,
     pub(super) tail: u64,
-    /// When its timer is due: there is one as long as an admission counts.
+    /// When its timer is due. There is a timer as long as an admission is in the window.
     pub(super) timer: Option<Millis>,
-    /// It is written when the transaction closes.
+    /// It will be written when the transaction closes.
     pub(super) changed: bool,
-    /// Its row contains the rows of the journal before this number.
+    /// Its row includes the journal rows before this number.
     pub(super) flushed_to: u64,
-    /// The rows of the journal from this number on have nothing of it.
+    /// The journal rows from this number on do not concern it.
     pub(super) journaled_to: u64,
-    /// How many of the newest admissions belong to the open transaction and leave with it.
+    /// The number of the newest admissions that belong to the open transaction; their records leave when it commits.
     pub(super) leaving: u32,
-    /// It was read back from the store: its newest admissions may have left later than it says.
+    /// It was loaded from the store: the records of its newest admissions may have left later than at the stored time.
     pub(super) read_back: bool,
 }
 
 impl KeyState {
-    /// In admissions.
+    /// Its memory, in units of one admission.
     pub(super) fn weight(&self) -> usize {
         KEY_WEIGHT + self.times.len()
     }
 
-    /// One more is admitted in the open transaction, and leaves with it.
+    /// Counts an admission in the open transaction; its record leaves when the transaction commits.
     pub(super) fn leave(&mut self, id: Identity, leaving: &mut Vec<Identity>) {
         if self.leaving == 0 {
             leaving.push(id);
@@ -56,7 +56,7 @@ impl KeyState {
         self.leaving += 1;
     }
 
-    /// What was read back counts as late as it may have left.
+    /// After loading: moves the newest admissions to the latest time at which their records may have left.
     pub(super) fn postpone_read_back(
         &mut self,
         limit: &RateLimit,
@@ -73,7 +73,7 @@ impl KeyState {
         }
     }
 
-    /// A time that follows from what was admitted at the open transaction's time, which leaves a little later.
+    /// Corrects a time that was derived from admissions in the open transaction, whose records leave a little later.
     pub(super) fn after_commit(&self, at: Millis, commits: &CommitTimes) -> Millis {
         match self.leaving {
             0 => at,
@@ -81,12 +81,12 @@ impl KeyState {
         }
     }
 
-    /// The journal has something that its row does not contain.
+    /// Whether the journal has admissions that its row does not include.
     pub(super) fn is_pending(&self) -> bool {
         self.journaled_to > self.flushed_to
     }
 
-    /// Has it written when the transaction closes.
+    /// Marks it to be written when the transaction closes.
     pub(super) fn change(&mut self, id: Identity, changed: &mut Vec<Identity>) {
         if !std::mem::replace(&mut self.changed, true) {
             changed.push(id);
@@ -134,7 +134,7 @@ impl Value for KeyState {
     }
 }
 
-/// How long it takes from a transaction's time until all of it has left.
+/// The durations, in milliseconds, from the time of a transaction to the end of its commit.
 #[derive(Clone, Copy, Default)]
 pub(super) struct CommitTimes {
     /// When this limiter's first transaction began: rows with earlier times were written before it was loaded.
@@ -144,14 +144,14 @@ pub(super) struct CommitTimes {
 }
 
 impl CommitTimes {
-    /// A transaction took so many milliseconds.
+    /// Notes the duration of a transaction.
     pub(super) fn took(&mut self, ms: i64) {
         self.last = ms.max(0);
         self.longest = self.longest.max(self.last);
     }
 
-    /// The latest time at which what was counted at `at`, and then read back from the store, may have left: [`MAX_COMMIT_MS`]
-    /// later if another owner wrote it, though before the partition was opened, or as late as the longest commit since.
+    /// The latest time at which a record that was admitted at `at`, by a row loaded from the store, may have left. If another owner wrote
+    /// the row, that is [`MAX_COMMIT_MS`] later, but before the partition was opened; otherwise it is later by the longest commit since.
     fn latest(&self, at: Millis, now: Millis) -> Millis {
         let opened = self.opened.unwrap_or(now);
         let (most, end) = if at < opened {

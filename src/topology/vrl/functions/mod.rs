@@ -1,7 +1,7 @@
-//! The functions that programs have: each of VRL's is looked at here, and one that is not named is not there.
+//! The functions available to programs: an allow-list of VRL's functions.
 //!
-//! Between two expressions a program is stopped when it holds too much ([`super::vrl`]), but one function may make more than that at
-//! once. So each is either bounded by what it is given, or what it is given is looked at before it runs, or it is left out.
+//! A program that uses too much memory is stopped between two expressions ([`super::vrl`]), but a single function call may allocate
+//! more than that. So each function is either bounded by its input, or its arguments are checked before it runs, or it is left out.
 
 mod checks;
 mod guard;
@@ -22,21 +22,21 @@ pub(crate) use checks::{LEVELS, deeper_than};
 /// Why a function is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Why {
-    /// It does not give the same when a record is processed again.
+    /// It is not deterministic: it may return something else when a record is processed again.
     Differs,
-    /// What it makes of a few bytes has no bound.
+    /// The size of its result is not bounded by that of its input.
     Unbounded,
 }
 
-/// What bounds a function.
+/// How the memory of a function is bounded.
 enum Bound {
-    /// What it is given.
+    /// By the size of its input.
     Input,
-    /// These arguments are looked at.
+    /// These arguments are checked before it runs.
     Checked(&'static [&'static str], Check),
-    /// What it copies for each element of an array.
+    /// The values that it copies for each element of an array are limited.
     Unnest,
-    /// What it is given; its answer is a copy, so that a text is told from the number whose digits it is ([`super::number`]).
+    /// By the size of its input. Its result is copied, to distinguish a text from the number with the same digits ([`super::number`]).
     Fresh,
     LeftOut(Why, &'static str),
 }
@@ -47,7 +47,7 @@ const CHANCE: &str = "chance is not the same the second time";
 const NETWORK: &str = "a program does not ask the network";
 const OWN_ID: &str = "make an id of the record's own fields";
 
-/// Every function of VRL's `stdlib-base`; `None`: nobody has looked at it.
+/// The bound of a function of VRL's `stdlib-base`; `None`: it has not been reviewed, and is not available.
 fn bound(name: &str) -> Option<Bound> {
     use Bound::{Checked, Fresh, Input, LeftOut, Unnest};
     const VALUE: &[&str] = &["value"];
@@ -117,10 +117,10 @@ fn bound(name: &str) -> Option<Bound> {
         | "length" | "map_keys" | "map_values" | "match" | "match_any" | "match_array"
         | "match_datadog_query" | "merge" | "mod" | "object" | "object_from_array"
         | "parse_float" | "parse_int" | "parse_json" | "pop" | "push"
-        // At most a million whole numbers.
+        // At most a million integers.
         | "range"
         | "remove"
-        // Its closure is stopped as the program is.
+        // Its closure is stopped like the program.
         | "replace_with"
         | "round" | "shannon_entropy" | "slice" | "starts_with" | "strip_ansi_escape_codes"
         | "strip_whitespace" | "strlen" | "tag_types_externally" | "tally" | "tally_value"
@@ -132,7 +132,7 @@ fn bound(name: &str) -> Option<Bound> {
     })
 }
 
-/// Why a function of VRL's is left out, and what is there instead.
+/// Why a function of VRL is left out, and the alternative.
 pub(crate) fn left_out(name: &str) -> Option<(Why, &'static str)> {
     match bound(name) {
         Some(Bound::LeftOut(why, instead)) => Some((why, instead)),
@@ -140,7 +140,7 @@ pub(crate) fn left_out(name: &str) -> Option<(Why, &'static str)> {
     }
 }
 
-/// The functions that programs have.
+/// The functions available to programs.
 pub(crate) fn available() -> Vec<Box<dyn Function>> {
     vrl::stdlib::all().into_iter().filter_map(guarded).collect()
 }

@@ -14,7 +14,7 @@ use super::*;
 const ME: ProducerId = ProducerId { id: 7, epoch: 0 };
 type Answer = oneshot::Receiver<Result<Vec<Position>, LogError>>;
 
-/// The leaders of the partitions of the topic `in`; none: -1.
+/// Metadata of the topic `in` with these leaders of its partitions; -1: none.
 fn led_by(leaders: &[i32]) -> MetadataResponse {
     let broker = |id| {
         MetadataResponseBroker::default()
@@ -86,7 +86,7 @@ fn records_wait_for_their_partitions_and_go_in_order() {
     assert!(!queues.stale);
     let batch = one(&mut queues, 1, ME);
     assert_eq!((values(&batch), batch.sequence), (vec!["a".to_owned()], 0));
-    // While one is on its way, others wait.
+    // While one is in flight, others wait.
     let mut second = push(&mut queues, "b");
     let mut third = push(&mut queues, "c");
     assert!(!queues.has_work(1));
@@ -106,7 +106,7 @@ fn records_wait_for_their_partitions_and_go_in_order() {
 }
 
 #[test]
-fn a_batch_goes_again_as_it_was_to_the_new_leader() {
+fn a_batch_is_sent_again_unchanged_to_the_new_leader() {
     let mut queues = Queues::default();
     let mut answer = push(&mut queues, "a");
     learn(&mut queues, &led_by(&[1]));
@@ -114,13 +114,13 @@ fn a_batch_goes_again_as_it_was_to_the_new_leader() {
     let _later = push(&mut queues, "b");
     queues.retry(batch);
     assert!(queues.stale);
-    assert!(queues.take(1, ME).is_empty(), "nobody is known to lead it");
-    // Nobody leads it yet: it is asked for again.
+    assert!(queues.take(1, ME).is_empty(), "it has no known leader");
+    // It has no leader yet: metadata are requested again.
     learn(&mut queues, &led_by(&[-1]));
     assert!(queues.stale);
     learn(&mut queues, &led_by(&[2]));
     assert!(!queues.has_work(1));
-    // Numbered by whoever numbered it first, whoever numbers now.
+    // It keeps the producer id that numbered it first.
     let other = ProducerId { id: 8, epoch: 0 };
     let batch = one(&mut queues, 2, other);
     assert_eq!(values(&batch), ["a"]);
@@ -132,7 +132,7 @@ fn a_batch_goes_again_as_it_was_to_the_new_leader() {
 }
 
 #[test]
-fn a_topic_that_is_made_anew_with_fewer_partitions_takes_what_waited_for_others() {
+fn records_for_partitions_that_a_recreated_topic_lacks_move_to_others() {
     let partitions = (2..9).find(|n| crate::log::partition_for(b"k", *n) > 0);
     let mut queues = Queues::default();
     let mut first = push(&mut queues, "a");
@@ -141,7 +141,7 @@ fn a_topic_that_is_made_anew_with_fewer_partitions_takes_what_waited_for_others(
     assert_ne!(batch.partition, 0);
     let mut second = push(&mut queues, "b");
     learn(&mut queues, &led_by(&[1]));
-    // Its partition is gone.
+    // Its partition does not exist any more.
     queues.retry(batch);
     let mut third = push(&mut queues, "c");
     learn(&mut queues, &led_by(&[1]));
@@ -161,7 +161,7 @@ fn a_topic_that_is_made_anew_with_fewer_partitions_takes_what_waited_for_others(
 }
 
 #[test]
-fn a_leader_that_moves_takes_what_was_listed_with_the_one_before() {
+fn records_listed_with_the_old_leader_go_to_the_new_one() {
     let mut queues = Queues::default();
     learn(&mut queues, &led_by(&[1]));
     let _answer = push(&mut queues, "a");
@@ -174,7 +174,7 @@ fn a_leader_that_moves_takes_what_was_listed_with_the_one_before() {
 }
 
 #[test]
-fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
+fn a_topic_added_during_a_metadata_request_is_requested_next() {
     let mut queues = Queues::default();
     let _answer = push(&mut queues, "a");
     let (answer, _acknowledged) = oneshot::channel();
@@ -187,7 +187,7 @@ fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
     queues.push(other, &call, 0).unwrap();
     learn(&mut queues, &led_by(&[1]));
     assert!(queues.stale);
-    // Known, and then without a word on who leads it.
+    // Known, and then missing in the metadata.
     let batch = one(&mut queues, 1, ME);
     queues.retry(batch);
     learn(&mut queues, &led_by(&[]));
@@ -195,7 +195,7 @@ fn a_topic_that_comes_while_leaders_are_asked_for_is_asked_for_next() {
 }
 
 #[test]
-fn what_fails_leaves_no_gap_in_the_numbers() {
+fn a_failed_batch_leaves_no_gap_in_the_sequence_numbers() {
     let mut queues = Queues {
         producer: Some(ME),
         ..Queues::default()
@@ -210,11 +210,11 @@ fn what_fails_leaves_no_gap_in_the_numbers() {
         lost.try_recv().unwrap(),
         Err(LogError::Unavailable(_))
     ));
-    assert_eq!(queues.producer, None, "another producer begins at 0");
+    assert_eq!(queues.producer, None, "another producer id starts at 0");
 }
 
 #[test]
-fn what_is_too_large_comes_in_halves_and_alone_it_fails() {
+fn a_batch_that_is_too_large_is_halved_and_a_single_record_fails() {
     let mut queues = Queues::default();
     let mut answers: Vec<_> = (0..3).map(|n| push(&mut queues, &n.to_string())).collect();
     learn(&mut queues, &led_by(&[1]));
@@ -246,7 +246,7 @@ fn a_refused_batch_makes_the_next_ones_small_for_a_while() {
         ..Queues::default()
     };
     let mut sequence = 0;
-    // Answers with the records of the largest batch that was taken, and how many batches were refused.
+    // Returns the number of records of the largest accepted batch, and the number of refused batches.
     let mut serve = |queues: &mut Queues, takes: usize| {
         let (mut largest, mut refused) = (0, 0);
         while queues.has_work(1) {
@@ -279,7 +279,7 @@ fn a_refused_batch_makes_the_next_ones_small_for_a_while() {
     ));
     assert!(answers.iter_mut().all(|a| a.try_recv().unwrap().is_ok()));
     assert_eq!(queues.producer, Some(ME), "no number was lost");
-    // The topic takes more now, and the batches grow back.
+    // The limit of the topic is raised, and the batches grow again.
     for _ in 0..200 {
         push(&mut queues, "x");
         serve(&mut queues, BATCH);
@@ -288,7 +288,7 @@ fn a_refused_batch_makes_the_next_ones_small_for_a_while() {
         push(&mut queues, &n.to_string());
     }
     assert_eq!(serve(&mut queues, BATCH), (2000, 0));
-    // A record that is larger than a batch goes alone.
+    // A record that is larger than a batch is sent alone.
     for value in ["a".to_owned(), "x".repeat(BATCH), "b".to_owned()] {
         push(&mut queues, &value);
     }
@@ -296,7 +296,7 @@ fn a_refused_batch_makes_the_next_ones_small_for_a_while() {
 }
 
 #[test]
-fn nothing_waits_for_ever_and_the_queue_has_an_end() {
+fn records_expire_and_the_queue_is_bounded() {
     let mut queues = Queues::default();
     let mut waiting = push(&mut queues, "a");
     let mut huge = push(&mut queues, &"x".repeat(RECORD));
@@ -317,7 +317,7 @@ fn nothing_waits_for_ever_and_the_queue_has_an_end() {
     assert!(queues.bytes <= MOST_BYTES);
     let full = answers.last_mut().unwrap().try_recv().unwrap();
     assert!(matches!(full, Err(LogError::Unavailable(_))));
-    // What is closed tells all who wait.
+    // Closing fails all waiting calls.
     let mut ended = Ended::default();
     queues.close(&mut ended);
     ended.notify();
