@@ -157,12 +157,14 @@ impl Lexicon {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// The groups of synonyms of a word.
+    pub(super) fn groups(&self, stem: &str) -> &[u16] {
+        self.synonyms.get(stem).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn synonymous(&self, one: &str, other: &str) -> bool {
-        let groups = |stem: &str| self.synonyms.get(stem).map_or(&[][..], Vec::as_slice);
-        one == other
-            || groups(one)
-                .iter()
-                .any(|group| groups(other).contains(group))
+        let mut groups = self.groups(one).iter();
+        one == other || groups.any(|group| self.groups(other).contains(group))
     }
 
     pub(super) fn is_filler(&self, stem: &str) -> bool {

@@ -6,6 +6,7 @@
 
 mod lexicon;
 mod meanings;
+mod order;
 mod phrases;
 mod profile;
 mod verbs;
@@ -32,7 +33,7 @@ pub enum Gate {
     Contrast,
     /// What is negated.
     Negation,
-    /// From and to, before and after.
+    /// From and to, before and after; what belongs together.
     Direction,
     /// All, every, only; once or again and again.
     Scope,
@@ -130,7 +131,9 @@ pub fn check(one: &Profile, other: &Profile) -> Closed {
         Gate::Numbers => numbers(one, other),
         Gate::Contrast => contrast(one, other),
         Gate::Negation => one.negated == other.negated,
-        Gate::Direction => direction(one, other),
+        Gate::Direction => {
+            direction(one, other) && !order::exchanged(&one.placed, &other.placed)
+        }
         Gate::Verb => verb(one, other),
         Gate::Scope => scope(one, other),
         Gate::Mood => mood(one, other),

@@ -2,6 +2,7 @@
 
 use super::{
     lexicon::{self, LEXICON},
+    order::{Placed, placed},
     phrases::{Phrase, phrases},
     verbs::{Classes, PHRASES, READ},
     words::{Token, stem, tokens},
@@ -47,6 +48,8 @@ pub struct Profile {
     pub(super) content: Vec<String>,
     /// All that is said but politeness, phrase by phrase.
     pub(super) phrases: Vec<Phrase>,
+    /// What is said, in order.
+    pub(super) placed: Vec<Placed>,
 }
 
 impl Profile {
@@ -58,6 +61,7 @@ impl Profile {
             question: is_question(&tokens),
             caused: is_caused(&tokens),
             phrases: phrases(&tokens),
+            placed: placed(&tokens),
             ..Self::default()
         };
         let mut role = "";
