@@ -336,6 +336,36 @@ mod tests {
                 "List orders except samples",
             ),
             (
+                Gate::Negation,
+                "Schicke {PERSON} die Rechnung",
+                "Schicke {PERSON} keine Rechnung",
+            ),
+            (
+                Gate::Negation,
+                "Supprimez les dossiers de {PERSON}",
+                "Ne supprimez pas les dossiers de {PERSON}",
+            ),
+            (
+                Gate::Negation,
+                "Reserva el hotel con desayuno",
+                "Reserva el hotel sin desayuno",
+            ),
+            (
+                Gate::Negation,
+                "Inviare il contratto a {PERSON}",
+                "Non inviare il contratto a {PERSON}",
+            ),
+            (
+                Gate::Negation,
+                "Verwijder de dossiers van {PERSON}",
+                "Verwijder de dossiers van {PERSON} niet",
+            ),
+            (
+                Gate::Negation,
+                "Apague os arquivos",
+                "Não apague os arquivos",
+            ),
+            (
                 Gate::Direction,
                 "Transfer {AMOUNT} from {LOCATION_1} to {LOCATION_2}",
                 "Transfer {AMOUNT} to {LOCATION_1} from {LOCATION_2}",
