@@ -9,6 +9,7 @@ mod meanings;
 mod order;
 mod phrases;
 mod profile;
+mod signs;
 mod verbs;
 mod words;
 
@@ -29,7 +30,7 @@ pub enum Gate {
     Numbers,
     /// What is to be done: classes of verbs.
     Verb,
-    /// Opposites and words that exclude each other: paid and unpaid, invoice and receipt.
+    /// Opposites and words that exclude each other: paid and unpaid, invoice and receipt; minus and equals signs.
     Contrast,
     /// What is negated.
     Negation,
@@ -129,11 +130,9 @@ pub fn check(one: &Profile, other: &Profile) -> Closed {
     let is_open = |gate| match gate {
         Gate::Slots => one.slots == other.slots,
         Gate::Numbers => numbers(one, other),
-        Gate::Contrast => contrast(one, other),
+        Gate::Contrast => one.signs == other.signs && contrast(one, other),
         Gate::Negation => one.negated == other.negated,
-        Gate::Direction => {
-            direction(one, other) && !order::exchanged(&one.placed, &other.placed)
-        }
+        Gate::Direction => direction(one, other) && !order::exchanged(&one.placed, &other.placed),
         Gate::Verb => verb(one, other),
         Gate::Scope => scope(one, other),
         Gate::Mood => mood(one, other),
@@ -172,13 +171,15 @@ fn contrast(one: &Profile, other: &Profile) -> bool {
     })
 }
 
-/// Slots of a kind that occurs more than once have the same roles and numbers in the same order; one alone has no opposite role; and
-/// no word stands under another preposition or has changed places with another.
+/// Slots of a kind that occurs more than once have the same roles and numbers in the same order; one alone has no opposite role; numbers
+/// are bounds in both or in none; and no word stands under another preposition or has changed places with another.
 fn direction(one: &Profile, other: &Profile) -> bool {
     let repeated = |kind: &str| one.roles.iter().filter(|(k, ..)| k == kind).count() > 1;
     let same = one.roles.iter().zip(&other.roles).all(|(one, other)| {
         let (kind, _, role) = one;
-        one == other || (!repeated(kind) && kind != "PERSON" && fits(role, other.2))
+        let counts = matches!(kind.as_str(), "AMOUNT" | "NUMBER");
+        let fits = fits(role, other.2) && !(counts && is_bound(role) != is_bound(other.2));
+        one == other || (!repeated(kind) && kind != "PERSON" && fits)
     });
     same && !crossed(one, other) && !crossed(other, one)
 }
@@ -194,6 +195,11 @@ fn is_directed(role: &str) -> bool {
         role,
         "from" | "to" | "before" | "after" | "than" | "over" | "under" | "against" | "instead"
     )
+}
+
+/// Roles of a number that is a limit: `over {AMOUNT}`.
+fn is_bound(role: &str) -> bool {
+    matches!(role, "over" | "under" | "than")
 }
 
 fn crossed(one: &Profile, other: &Profile) -> bool {

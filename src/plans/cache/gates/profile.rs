@@ -4,6 +4,7 @@ use super::{
     lexicon::{self, LEXICON},
     order::{Placed, placed},
     phrases::{Phrase, phrases},
+    signs::EQUAL,
     verbs::{Classes, PHRASES, READ},
     words::{Token, stem, tokens},
 };
@@ -26,6 +27,8 @@ pub struct Profile {
     pub(super) actions: Vec<Classes>,
     /// Line and column in the table of contrasts.
     pub(super) contrasts: Vec<(u16, u16)>,
+    /// Minus and equals signs.
+    pub(super) signs: Vec<String>,
     /// For each negation the stem of the word after it, fillers left out.
     pub(super) negated: Vec<String>,
     pub(super) all: bool,
@@ -123,6 +126,11 @@ impl Profile {
             self.negated.push(negated.to_owned());
             return false;
         }
+        if word == EQUAL || word == "minus" {
+            self.signs.push(word.to_owned());
+            self.contrasts.extend(LEXICON.contrasts(word));
+            return false;
+        }
         let of_number = |token: Option<&Token>| match token {
             Some(Token::Slot(slot)) => slot.kind == "NUMBER",
             Some(Token::Number(_)) => true,
@@ -202,6 +210,7 @@ impl Profile {
         self.roles.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         self.contrasts.sort_unstable();
         self.contrasts.dedup();
+        self.signs.sort_unstable();
         self.negated.sort_unstable();
         self.numbers.sort_unstable();
         self.units.sort_unstable();

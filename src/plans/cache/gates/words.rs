@@ -1,5 +1,7 @@
 //! The words of a template: tokens, and their stems.
 
+use super::signs;
+
 /// A token of a template.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Token {
@@ -49,7 +51,8 @@ impl Token {
     }
 }
 
-/// The tokens of a template, in order. Contractions are written out (`don't` is `do not`), and possessive endings dropped.
+/// The tokens of a template, in order. Contractions are written out (`don't` is `do not`), signs read as words (`>` is `over`), and
+/// possessive endings dropped.
 pub(super) fn tokens(template: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let template = template.replace("-mail", "mail");
@@ -71,6 +74,12 @@ pub(super) fn tokens(template: &str) -> Vec<Token> {
             let end = rest.find(|c| !in_word(c)).unwrap_or(rest.len());
             push_word(&rest[..end].to_lowercase().replace('’', "'"), &mut tokens);
             rest = &rest[end..];
+            continue;
+        }
+        let before = &template[..template.len() - rest.len()];
+        if let Some((words, after)) = signs::words(before, rest) {
+            tokens.extend(words.iter().copied().map(Token::new));
+            rest = after;
             continue;
         }
         match first {
