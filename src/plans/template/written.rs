@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{Slot, SlotKind, Template};
+use crate::plans::digits;
 
 /// The most bytes of a slot behind its opening brace.
 const SLOT_MAX: usize = 64;
@@ -101,6 +102,8 @@ fn slot(text: &str) -> Option<(Part<'_>, usize)> {
 /// A template as it is written: an example of a workflow (`Book flight to {LOCATION} {DATE}`), the text of another template, or a
 /// [`Template::key`]. Its slots have no values.
 pub fn example(text: &str) -> Template {
+    let plain = digits::ascii(text);
+    let text = &*plain;
     let slots = parts(text)
         .into_iter()
         .filter_map(|(part, from, to)| match part {

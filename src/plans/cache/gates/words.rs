@@ -1,6 +1,7 @@
 //! The words of a template: tokens, and their stems.
 
 use super::signs;
+use crate::plans::digits;
 
 /// A token of a template.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,7 +56,7 @@ impl Token {
 /// possessive endings dropped.
 pub(super) fn tokens(template: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
-    let template = template.replace("-mail", "mail");
+    let template = digits::ascii(template).replace("-mail", "mail");
     let mut rest = template.as_str();
     while let Some(first) = rest.chars().next() {
         if let Some(after) = rest.strip_prefix("{{") {
@@ -158,8 +159,12 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("wrote", "write"),
 ];
 
-/// The form that inflections of a word share: `cancelled`, `cancels` and `cancelling` are `cancel`. It need not be a word.
+/// The form that inflections of a word share: `cancelled`, `cancels` and `cancelling` are `cancel`. It need not be a word. What has
+/// digits stays as it is.
 pub(super) fn stem(word: &str) -> String {
+    if word.chars().any(char::is_numeric) {
+        return word.to_owned();
+    }
     let irregular = IRREGULAR.binary_search_by_key(&word, |(form, _)| form);
     let word = irregular.map_or(word, |at| IRREGULAR[at].1);
     let mut stem = word;
@@ -189,9 +194,10 @@ pub(super) fn stem(word: &str) -> String {
     let mut last = stem.chars().rev();
     if let (Some(a), Some(b)) = (last.next(), last.next())
         && a == b
+        && a.is_ascii_alphabetic()
         && stem.len() > 3
     {
-        stem = &stem[..stem.len() - a.len_utf8()];
+        stem = &stem[..stem.len() - 1];
     }
     match stem.strip_suffix('y') {
         Some(start) if start.len() >= 3 => format!("{start}i"),
@@ -225,6 +231,16 @@ mod tests {
             assert_ne!(stem(one), stem(other));
         }
         assert!(IRREGULAR.is_sorted());
+        // Neither numbers nor signs of other scripts are doubled letters.
+        for word in ["½½½", "五五", "第五五"] {
+            assert_eq!(stem(word), word);
+        }
+    }
+
+    #[test]
+    fn digits_of_every_script_are_numbers() {
+        let number = |text: &str| Token::Number(text.to_owned());
+        assert_eq!(tokens("٥٠٠ q३ ٥٠"), ["500", "q3", "50"].map(number));
     }
 
     #[test]
