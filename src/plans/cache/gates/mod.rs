@@ -351,6 +351,7 @@ mod tests {
                 "Supprimez les dossiers de {PERSON}",
                 "Ne supprimez pas les dossiers de {PERSON}",
             ),
+            (Gate::Negation, "J'envoie le devis", "Je n'envoie le devis"),
             (
                 Gate::Negation,
                 "Reserva el hotel con desayuno",

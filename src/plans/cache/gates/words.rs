@@ -53,7 +53,7 @@ impl Token {
 }
 
 /// The tokens of a template, in order. Contractions are written out (`don't` is `do not`), signs read as words (`>` is `over`), and
-/// possessive endings dropped.
+/// possessive endings dropped. What else stands behind an apostrophe is a word of its own: `O'Brien`, `l'acheteur`.
 pub(super) fn tokens(template: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let template = digits::ascii(template).replace("-mail", "mail");
@@ -112,23 +112,49 @@ fn slot(text: &str) -> Option<(Slot, &str)> {
     (!kind.is_empty() && kind.bytes().all(|b| b.is_ascii_uppercase())).then_some((slot, after))
 }
 
+/// What English leaves of a word behind an apostrophe.
+const CONTRACTED: &[&str] = &["s", "t", "d", "m", "ll", "re", "ve"];
+
 fn push_word(text: &str, tokens: &mut Vec<Token>) {
     let text = text.trim_matches('\'');
-    let words: [&str; 2] = match text {
-        "can't" | "cant" | "cannot" => ["can", "not"],
-        "won't" | "wont" => ["will", "not"],
-        "dont" => ["do", "not"],
-        "doesnt" => ["does", "not"],
-        "didnt" => ["did", "not"],
-        "isnt" => ["is", "not"],
-        _ => match text.split_once('\'') {
-            Some((verb, "t")) if verb.ends_with('n') => [&verb[..verb.len() - 1], "not"],
-            Some((word, _)) => [word, ""],
-            None => [text, ""],
-        },
+    let words: &[&str] = match text {
+        "can't" | "cant" | "cannot" => &["can", "not"],
+        "won't" | "wont" => &["will", "not"],
+        "dont" => &["do", "not"],
+        "doesnt" => &["does", "not"],
+        "didnt" => &["did", "not"],
+        "isnt" => &["is", "not"],
+        "y'all" => &["you"],
+        "o'clock" => &["oclock"],
+        _ => return push_parts(text, tokens),
     };
-    let words = words.into_iter().filter(|word| !word.is_empty());
-    tokens.extend(words.map(Token::new));
+    tokens.extend(words.iter().copied().map(Token::new));
+}
+
+/// The words between apostrophes: all but the end of a contraction or possessive. `n't` is `not`, and French `n'` is `ne`.
+fn push_parts(text: &str, tokens: &mut Vec<Token>) {
+    let mut parts: Vec<&str> = text.split('\'').filter(|part| !part.is_empty()).collect();
+    let mut negated = false;
+    while let [.., before, end] = parts[..]
+        && CONTRACTED.contains(&end)
+    {
+        negated |= end == "t" && before.ends_with('n');
+        parts.pop();
+    }
+    let last = parts.len().saturating_sub(1);
+    for (at, part) in parts.into_iter().enumerate() {
+        let word = match part {
+            "n" if at == 0 && last > 0 => "ne",
+            _ if negated && at == last => &part[..part.len() - 1],
+            _ => part,
+        };
+        if !word.is_empty() {
+            tokens.push(Token::new(word));
+        }
+    }
+    if negated {
+        tokens.push(Token::new("not"));
+    }
 }
 
 /// Forms that no rule leads to their verb.
@@ -234,6 +260,30 @@ mod tests {
         // Neither numbers nor signs of other scripts are doubled letters.
         for word in ["½½½", "五五", "第五五"] {
             assert_eq!(stem(word), word);
+        }
+    }
+
+    #[test]
+    fn words_behind_an_apostrophe_are_words_and_ends_of_contractions_are_none() {
+        for (text, expected) in [
+            ("O'Brien's", "o brien"),
+            ("l’acheteur", "l acheteur"),
+            ("N'envoie", "ne envoie"),
+            ("rock'n'roll", "rock n roll"),
+            ("I'd've", "i"),
+            ("we'll", "we"),
+            ("couldn't", "could not"),
+            ("the customers'", "the customers"),
+            ("7 o'clock", "#7 oclock"),
+        ] {
+            let words: Vec<_> = tokens(text)
+                .into_iter()
+                .map(|token| match token {
+                    Token::Number(text) => format!("#{text}"),
+                    other => other.word().to_owned(),
+                })
+                .collect();
+            assert_eq!(words.join(" "), expected);
         }
     }
 
