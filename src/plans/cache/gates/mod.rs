@@ -306,6 +306,20 @@ mod tests {
             (Gate::Verb, "Delete order {ID}", "Show order {ID}"),
             (
                 Gate::Verb,
+                "Give {PERSON} the discount",
+                "Show {PERSON} the discount",
+            ),
+            (Gate::Verb, "Draft the notice", "Post the notice"),
+            (Gate::Verb, "Draft the notice", "Send the notice"),
+            (Gate::Verb, "Clear invoice {ID}", "Delete invoice {ID}"),
+            (Gate::Verb, "Clear the cache", "Settle the cache"),
+            (
+                Gate::Verb,
+                "Clear the invoice drafts",
+                "Pay the invoice drafts",
+            ),
+            (
+                Gate::Verb,
                 "Turn on two-factor for {EMAIL}",
                 "Turn two-factor off for {EMAIL}",
             ),
@@ -460,6 +474,11 @@ mod tests {
             ("Turn off the alarm", "Switch the alarm off"),
             ("Show my invoices", "List all my invoices"),
             ("Delete the draft", "Remove the draft"),
+            ("Draft the notice", "Write the notice"),
+            ("Give me my invoices", "Show my invoices"),
+            ("Give {PERSON} the discount", "Grant {PERSON} the discount"),
+            ("Clear invoice {ID}", "Pay invoice {ID}"),
+            ("Please clear the cache", "Wipe the cache"),
             (
                 "Transfer {AMOUNT} from checking to savings",
                 "Move {AMOUNT} out of checking to savings",

@@ -5,7 +5,7 @@ use super::{
     order::{Placed, placed},
     phrases::{Phrase, phrases},
     signs::EQUAL,
-    verbs::{Classes, PHRASES, READ},
+    verbs::{Classes, PAYABLE, PHRASES, READ},
     words::{Token, stem, tokens},
 };
 
@@ -60,6 +60,7 @@ impl Profile {
     pub fn new(template: &str) -> Self {
         let mut tokens = tokens(template);
         join_phrases(&mut tokens);
+        tell_apart(&mut tokens);
         let mut profile = Self {
             question: is_question(&tokens),
             caused: is_caused(&tokens),
@@ -169,8 +170,7 @@ impl Profile {
             self.only = true;
             return false;
         }
-        let in_place = before
-            .is_none_or(|before| *before == Token::Break || LEXICON.expects_verb(before.word()));
+        let in_place = is_in_place(tokens, at);
         let stem = if word == "paid" && in_place {
             "pay"
         } else {
@@ -260,6 +260,41 @@ fn join_phrases(tokens: &mut Vec<Token>) {
         }
         at += 1;
     }
+}
+
+/// Writes verbs with several meanings as one that has the meaning: `give me the list` asks for it, `clear the invoice` pays it, and
+/// `clear the cache` deletes.
+fn tell_apart(tokens: &mut [Token]) {
+    for at in 0..tokens.len() {
+        let meant = match tokens[at].stem() {
+            "giv" if matches!(tokens.get(at + 1).map_or("", Token::word), "me" | "us") => "giveme",
+            "clear" if is_in_place(tokens, at) && is_payable(&tokens[at + 1..]) => "settle",
+            "clear" if is_in_place(tokens, at) => "erase",
+            _ => continue,
+        };
+        tokens[at] = Token::Word {
+            word: meant.to_owned(),
+            stem: stem(meant),
+        };
+    }
+}
+
+/// Whether a verb is expected at a place.
+fn is_in_place(tokens: &[Token], at: usize) -> bool {
+    let before = at.checked_sub(1).map(|before| &tokens[before]);
+    before.is_none_or(|before| *before == Token::Break || LEXICON.expects_verb(before.word()))
+}
+
+/// Whether the object that begins here is paid: `the invoice of May`, but not `the invoice drafts`.
+fn is_payable(object: &[Token]) -> bool {
+    let ends = |token: &Token| *token == Token::Break || lexicon::role(token.word()).is_some();
+    let end = object.iter().position(ends).unwrap_or(object.len());
+    let object = &object[..end];
+    let amount = |token: &Token| matches!(token, Token::Slot(slot) if slot.kind == "AMOUNT");
+    let mut words = object.iter().rev();
+    let head = words.find(|token| !token.word().is_empty() && !LEXICON.is_filler(token.stem()));
+    let payable = head.is_some_and(|head| PAYABLE.contains(&head.word()));
+    object.iter().any(amount) || (payable && object.iter().all(|token| token.stem() != "draft"))
 }
 
 /// Whether somebody else is to act: `let` with somebody other than the one who speaks.
