@@ -130,7 +130,12 @@ pub fn check(one: &Profile, other: &Profile) -> Closed {
     let is_open = |gate| match gate {
         Gate::Slots => one.slots == other.slots,
         Gate::Numbers => numbers(one, other),
-        Gate::Contrast => one.signs == other.signs && contrast(one, other),
+        Gate::Contrast => {
+            one.signs == other.signs
+                && contrast(one, other)
+                && same_case(one, other)
+                && same_case(other, one)
+        }
         Gate::Negation => one.negated == other.negated,
         Gate::Direction => direction(one, other) && !order::exchanged(&one.placed, &other.placed),
         Gate::Verb => verb(one, other),
@@ -168,6 +173,15 @@ fn contrast(one: &Profile, other: &Profile) -> bool {
     both.iter().all(|line| {
         let mut columns = one.contrasts.iter().filter(|(l, _)| l == line);
         columns.any(|place| other.contrasts.contains(place))
+    })
+}
+
+/// No word is written there only in another case that makes another word of it.
+fn same_case(one: &Profile, other: &Profile) -> bool {
+    one.cased.iter().all(|word| {
+        let lower = word.to_lowercase();
+        let mut there = other.cased.iter();
+        other.cased.contains(word) || there.all(|other| other.to_lowercase() != lower)
     })
 }
 
@@ -230,9 +244,13 @@ fn scope(one: &Profile, other: &Profile) -> bool {
 
 fn mood(one: &Profile, other: &Profile) -> bool {
     let changes = one.changes() && other.changes();
+    let asks = |of: &Profile| of.question || of.marked;
+    // Without a known verb nothing says that it only reads.
+    let unknown = |of: &Profile| of.actions.is_empty() && !of.question;
+    let by_mark = one.marked != other.marked && unknown(one) && unknown(other);
     one.caused == other.caused
         && one.conditional == other.conditional
-        && (one.question == other.question || !changes)
+        && (asks(one) == asks(other) || !(changes || by_mark))
 }
 
 /// Words of `one` that neither occur in one of the others nor have a synonym there, fillers left out.
@@ -455,6 +473,18 @@ mod tests {
                 "Tell me that the gate is open",
                 "Tell me if the gate is open",
             ),
+            (
+                Gate::Mood,
+                "Delete the old backups?",
+                "Delete the old backups",
+            ),
+            (Gate::Mood, "Backups vernichten?", "Backups vernichten"),
+            (Gate::Contrast, "Send IT the list", "Send it the list"),
+            (
+                Gate::Contrast,
+                "Archive Report.pdf",
+                "Archive report.pdf, please",
+            ),
             (Gate::Scope, "Paint the doors", "Paint all doors"),
             (Gate::Numbers, "Water the plants", "Water one plant"),
         ] {
@@ -475,6 +505,18 @@ mod tests {
             ("Show my invoices", "List all my invoices"),
             ("Delete the draft", "Remove the draft"),
             ("Draft the notice", "Write the notice"),
+            (
+                "Could you delete the old backups?",
+                "Delete the old backups",
+            ),
+            ("Delete the old backups, please?", "Delete the old backups"),
+            ("My orders?", "What are my orders?"),
+            ("SEND IT THE LIST", "Send it the list"),
+            (
+                "It is late, send it the list",
+                "it is late, send it the list.",
+            ),
+            ("Archive Report.pdf", "Please archive Report.pdf."),
             ("Give me my invoices", "Show my invoices"),
             ("Give {PERSON} the discount", "Grant {PERSON} the discount"),
             ("Clear invoice {ID}", "Pay invoice {ID}"),

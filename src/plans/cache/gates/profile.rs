@@ -6,7 +6,7 @@ use super::{
     phrases::{Phrase, phrases},
     signs::EQUAL,
     verbs::{Classes, PAYABLE, PHRASES, READ},
-    words::{Token, stem, tokens},
+    words::{Token, cased, stem, tokens},
 };
 
 /// Stands for every personal pronoun.
@@ -27,6 +27,8 @@ pub struct Profile {
     pub(super) actions: Vec<Classes>,
     /// Line and column in the table of contrasts.
     pub(super) contrasts: Vec<(u16, u16)>,
+    /// Words as written of which another case would be other words.
+    pub(super) cased: Vec<String>,
     /// Minus and equals signs.
     pub(super) signs: Vec<String>,
     /// For each negation the stem of the word after it, fillers left out.
@@ -35,6 +37,8 @@ pub struct Profile {
     pub(super) only: bool,
     pub(super) recurring: bool,
     pub(super) question: bool,
+    /// A question by its mark alone: `Delete the backups?`
+    pub(super) marked: bool,
     /// `Let the driver call us`: somebody else acts.
     pub(super) caused: bool,
     /// `If the order is late`.
@@ -63,6 +67,8 @@ impl Profile {
         tell_apart(&mut tokens);
         let mut profile = Self {
             question: is_question(&tokens),
+            marked: is_marked(template, &tokens),
+            cased: cased(template),
             caused: is_caused(&tokens),
             phrases: phrases(&tokens),
             placed: placed(&tokens),
@@ -336,4 +342,21 @@ fn is_question(tokens: &[Token]) -> bool {
         ) && (at + 1..at + 4).any(|next| matches!(word(next), "how" | "why" | "if" | "whether"))
     };
     (0..tokens.len()).any(asks)
+}
+
+/// Words that make a request of a text that ends with a question mark.
+#[rustfmt::skip]
+const REQUESTS: &[&str] = &[
+    "please", "kindly", "thanks", "can", "could", "would", "will", "mind", "bitte", "kannst", "können", "könntest", "könnten", "würdest",
+    "würden", "peux", "pouvez", "pourriez", "puedes", "puede", "podrías", "podría", "puoi", "può", "potresti", "potrebbe", "kun", "kunt",
+    "kunnen", "pode", "poderia",
+];
+
+/// Whether a question mark makes a question of a text that would be none without it.
+fn is_marked(template: &str, tokens: &[Token]) -> bool {
+    let outside = |c: char| c.is_whitespace() || matches!(c, '"' | '”' | ')' | '!' | '.');
+    let asked = template.trim_end_matches(outside);
+    asked.ends_with(['?', '？', '؟'])
+        && !is_question(tokens)
+        && !tokens.iter().any(|token| REQUESTS.contains(&token.word()))
 }

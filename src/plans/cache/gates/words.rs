@@ -157,6 +157,42 @@ fn push_parts(text: &str, tokens: &mut Vec<Token>) {
     }
 }
 
+/// Words that are acronyms of something else in capital letters: `it` and `IT`.
+const ACRONYMS: &[&str] = &[
+    "it", "us", "who", "in", "or", "he", "am", "as", "ups", "aids", "ram", "sap", "ice", "act",
+    "arm",
+];
+
+/// The words of a template of which another case would be other words, as written: names of files, and [`ACRONYMS`] in capital letters or
+/// not. In a text without small letters capital letters say nothing. Sorted.
+pub(super) fn cased(template: &str) -> Vec<String> {
+    let outside = template
+        .split_whitespace()
+        .filter(|chunk| !chunk.contains('{'));
+    let shouted = !outside
+        .clone()
+        .any(|chunk| chunk.contains(char::is_lowercase));
+    let pieces = outside.flat_map(|chunk| chunk.split(|c: char| !c.is_alphanumeric() && c != '.'));
+    let cased = pieces.filter_map(|piece| {
+        let piece = piece.trim_matches('.');
+        let lower = piece.to_lowercase();
+        if piece.contains('.') {
+            return Some(piece.to_owned());
+        }
+        let acronym = !shouted && piece.chars().all(char::is_uppercase);
+        let word = if acronym {
+            piece.to_owned()
+        } else {
+            lower.clone()
+        };
+        ACRONYMS.contains(&lower.as_str()).then_some(word)
+    });
+    let mut cased: Vec<_> = cased.collect();
+    cased.sort_unstable();
+    cased.dedup();
+    cased
+}
+
 /// Forms that no rule leads to their verb.
 const IRREGULAR: &[(&str, &str)] = &[
     ("bought", "buy"),

@@ -124,6 +124,31 @@ fn keys_ignore_case_spaces_and_the_end() {
 }
 
 #[test]
+fn keys_have_question_marks_and_the_case_of_names() {
+    let key = |goal: &str| template(goal, NOW).key();
+    for (one, other) in [
+        ("Delete the old backups?", "Delete the old backups"),
+        ("Archive Report.pdf", "Archive report.pdf"),
+        ("Send IT the list", "Send it the list"),
+        ("Ask O'Neill again", "Ask o'neill again"),
+        ("Order the iMac stand", "Order the imac stand"),
+    ] {
+        assert_ne!(key(one), key(other), "{one} / {other}");
+    }
+    for (one, other) in [
+        ("Which orders are open?", "which orders are open"),
+        ("Could you send it?", "could you send it"),
+        ("Delete the old backups ?", "delete the old backups?!"),
+        ("SEND IT THE LIST", "Send it the list"),
+        ("Send The List", "send the list."),
+        ("Follow-Up the List", "follow-up the list"),
+        ("Archive Report.pdf.", "archive Report.pdf"),
+    ] {
+        assert_eq!(key(one), key(other), "{one} / {other}");
+    }
+}
+
+#[test]
 fn digits_of_other_scripts_are_values_and_keep_their_places() {
     let goal = "Send ٥٠٠ kg and ７ boxes to \"hall ३\" by level ٢ for €१,२००";
     let template = template(goal, NOW);
