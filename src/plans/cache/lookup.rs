@@ -492,7 +492,8 @@ fn decide<P>(
     } else {
         base
     };
-    let reason = if candidate.similarity < least {
+    // `plans.threshold` 1 leaves the same words alone. Of texts that differ in case only, the similarity is 1, too.
+    let reason = if settings.threshold >= 1.0 || candidate.similarity < least {
         Some("below_threshold")
     } else if alone || belief.at_least < 1.0 - max_error {
         Some("uncertain")

@@ -318,6 +318,24 @@ fn learning_does_not_go_below_the_lowest_similarity() {
 }
 
 #[test]
+fn a_threshold_of_1_leaves_the_same_words_alone() {
+    let settings = Settings {
+        threshold: 1.0,
+        ..Settings::default()
+    };
+    let cache = learned(settings, &OPEN_ORDERS);
+    let near = vector(1.0, 1);
+    let lookup = ask(&cache, "acme", "Get the open orders", Some(&near));
+    assert_eq!(
+        (hit(&lookup), lookup.stages.last().unwrap().reason),
+        (None, Some("below_threshold"))
+    );
+    for same in ["Show open orders", "alias 3"] {
+        assert!(ask(&cache, "acme", same, Some(&near)).hit.is_some());
+    }
+}
+
+#[test]
 fn exchanged_words_and_negations_miss_however_many_entries_a_plan_has() {
     let templates = [
         "Pay {AMOUNT_1} for rent and {AMOUNT_2} for power",
