@@ -212,7 +212,7 @@ registry! {
         [];
     /// Of planners.
     PLANS_FALSE_HITS = "omnilink_plans_false_hits_total", Kind::Counter, Count,
-        "Plans from the cache that feedback has called wrong",
+        "Plans from the cache that feedback has called wrong; a run counts once",
         [];
     /// Of planners.
     PLAN_LABELS = "omnilink_plan_labels_total", Kind::Counter, Count,
