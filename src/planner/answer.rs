@@ -164,27 +164,26 @@ impl Inner {
         let asked = self.models.plan(goal, &catalog, until).await;
         self.saved.spent(&asked.cost);
         let cost = asked.cost.shown().map(|cost| Json::of(&cost));
-        match asked.plan {
-            Ok(made) => {
-                found.stages.push(PlanStage::new("llm", "hit"));
-                let mut answered = self.made(goal, request, made, &catalog, found);
-                answered.answer.found.cost = cost;
-                answered
-            }
-            Err(tried) => {
-                found.degraded.push(PLANNER_UNAVAILABLE.to_owned());
-                let why = tried.join("; ");
-                found
-                    .stages
-                    .push(PlanStage::new("llm", "miss").because(why.clone()));
-                let mut answer = Self::none(goal, request, &why);
-                answer.found.cost = cost;
-                Answered {
-                    answer,
-                    label: None,
-                }
-            }
+        let why = asked.failed.join("; ");
+        if !asked.failed.is_empty() {
+            found.degraded.push(PLANNER_UNAVAILABLE.to_owned());
         }
+        let verdict = if asked.plan.is_some() { "hit" } else { "miss" };
+        let stage = PlanStage::new("llm", verdict);
+        found.stages.push(if why.is_empty() {
+            stage
+        } else {
+            stage.because(why.clone())
+        });
+        let mut answered = match asked.plan {
+            Some(made) => self.made(goal, request, made, &catalog, found),
+            None => Answered {
+                answer: Self::none(goal, request, &why),
+                label: None,
+            },
+        };
+        answered.answer.found.cost = cost;
+        answered
     }
 
     /// Why language models are not asked about a goal.

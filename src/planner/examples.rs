@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     plans::{
-        cache::{Evidence, Gate, Profile, check_gates, unexplained},
+        cache::{Evidence, Gate, Profile, SIMILARITY_MIN, check_gates, unexplained},
         template::Template,
     },
     workflows::{Catalog, Workflow},
@@ -206,7 +206,8 @@ impl Head {
         if !nearest.allowed(goal) {
             return no("workflow_not_allowed");
         }
-        if threshold >= 1.0 || score < threshold - ALLOWANCE {
+        let least = threshold - ALLOWANCE;
+        if threshold >= 1.0 || score < least {
             return no("below_threshold");
         }
         let own = |example: &Example| example.workflow.name == nearest.workflow.name;
@@ -220,6 +221,9 @@ impl Head {
             let gate = check_gates(&of_goal, &nearest.profile).first();
             return no(gate.map_or("gates", Gate::name));
         };
+        if similarity < least.min(SIMILARITY_MIN) {
+            return no("below_threshold");
+        }
         let like: Vec<_> = supporting.iter().map(|(e, _)| &e.profile).collect();
         let competitor = scored.iter().find(|(example, _)| !own(example));
         let evidence = Evidence {

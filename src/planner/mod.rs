@@ -54,6 +54,7 @@ use self::{
     examples::Examples,
     llm::{Models, endpoint::Endpoint},
     meters::Saved,
+    refuted::Refuted,
     second_look::SecondLook,
     table::Table,
 };
@@ -133,6 +134,7 @@ struct Inner {
     second_look: Option<SecondLook>,
     qdrant: Option<Qdrant>,
     saved: Saved,
+    refuted: Refuted,
     /// Why the topic `plans` cannot be read.
     unread: Mutex<Option<String>>,
 }
@@ -167,6 +169,7 @@ impl Planner {
             second_look: second_look.transpose()?.map(SecondLook),
             qdrant,
             saved: Saved::default(),
+            refuted: Refuted::default(),
             unread: Mutex::default(),
             clock,
         })))

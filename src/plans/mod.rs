@@ -10,6 +10,7 @@
 //! | `graph` | dependencies: unknown ones, cycles, ancestors |
 //! | `expression`, `reference`, `render` | expressions `{{ … }}`: compiling them, finding their references, evaluating them |
 //! | `tool`, `builtin` | definitions of tools |
+//! | `digits` | decimal digits of every script |
 //! | `template` | goals with slots instead of their values |
 //! | `shape` | what plans for the same template have in common |
 //! | `cache` | finding the plan of an earlier goal that means the same |
@@ -18,6 +19,7 @@
 
 mod builtin;
 pub mod cache;
+mod digits;
 mod expression;
 mod fault;
 mod graph;

@@ -195,7 +195,7 @@ registry! {
         "Cost that plans from the cache and the catalogue have saved, computed as the tokens, in millionths of the unit of `price`",
         [];
     PLANS_FALSE_HITS = "omnilink_plans_false_hits_total", Kind::Counter, Count,
-        "Plans from the cache that feedback has called wrong",
+        "Plans from the cache that feedback has called wrong; a run counts once",
         [];
     PLAN_LABELS = "omnilink_plan_labels_total", Kind::Counter, Count,
         "Cached plans that were not certain enough and were compared with the plan of a language model, by whether they agreed",

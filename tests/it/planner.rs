@@ -185,12 +185,14 @@ async fn a_busy_server_is_asked_again_and_one_that_fails_is_followed_by_the_next
     let planning = start(&node);
     let began = Instant::now();
     let answer = planned(&node, &request(1, "Fly to Paris tomorrow")).await;
+    assert!(answer.found.degraded.is_empty());
     assert_eq!(answer.found.cost.unwrap().value()["model"], "one");
     assert!(began.elapsed() >= Duration::from_secs(1));
     assert_eq!((first.got().len(), second.got().len()), (2, 0));
     // Two failures, then the next one.
     let answer = planned(&node, &request(2, "Fly to Rome tomorrow")).await;
     assert_eq!(plan_of(&answer), plan());
+    assert_eq!(answer.found.degraded, ["planner_unavailable"]);
     let cost = answer.found.cost.unwrap().value();
     assert_eq!((&cost["model"], &cost["calls"]), (&json!("two"), &json!(2)));
     assert_eq!((first.got().len(), second.got().len()), (4, 1));

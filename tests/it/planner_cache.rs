@@ -307,6 +307,15 @@ fn feedback_forgets_a_plan_and_is_audited() {
         let entries = crate::support::audit_entries(&node, "feedback.given", 2).await;
         let detail: Value = serde_json::from_str(&entries.last().unwrap().detail).unwrap();
         assert_eq!(detail["reason"], "the wrong place");
+        // Another plan for the same goals is not the one that was wrong.
+        let mut other = note();
+        other["steps"][0]["id"] = json!("another");
+        put_plans(&node, &[entry(TEMPLATE, &other, &slots())]).await;
+        cached(&node, 1).await;
+        let again = call(&node, Method::POST, &path, &json!({ "good": false })).await;
+        assert_eq!(again.status, StatusCode::OK, "{}", again.text);
+        assert_eq!(again.json().get("forgotten"), None);
+        cached(&node, 1).await;
     });
     drop(projector);
 }

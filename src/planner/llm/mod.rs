@@ -34,8 +34,10 @@ pub(super) struct Models(Vec<Endpoint>);
 
 /// What asking came to.
 pub(super) struct Asked {
-    /// The plan, or why each model gave none.
-    pub(super) plan: Result<Made, Vec<String>>,
+    /// The plan; `None`: no model gave one.
+    pub(super) plan: Option<Made>,
+    /// Why each model gave none that was asked before the one with the plan.
+    pub(super) failed: Vec<String>,
     /// What it took.
     pub(super) cost: Cost,
 }
@@ -109,7 +111,7 @@ impl Models {
     /// Asks for a plan until then. An endpoint that does not answer leaves the others their share of the time.
     pub(super) async fn plan(&self, goal: &Goal, catalog: &Catalog, until: Instant) -> Asked {
         let mut cost = Cost::default();
-        let mut tried = Vec::new();
+        let mut failed = Vec::new();
         for (place, endpoint) in self.0.iter().enumerate() {
             let last = place + 1 == self.0.len();
             let attempts = if last { ATTEMPTS_OF_LAST } else { ATTEMPTS };
@@ -120,14 +122,20 @@ impl Models {
             };
             match asking.plan(goal, catalog, &mut cost).await {
                 Ok(made) => {
-                    let plan = Ok(made);
-                    return Asked { plan, cost };
+                    return Asked {
+                        plan: Some(made),
+                        failed,
+                        cost,
+                    };
                 }
-                Err(why) => tried.push(format!("{}: {why}", endpoint.name())),
+                Err(why) => failed.push(format!("{}: {why}", endpoint.name())),
             }
         }
-        let plan = Err(tried);
-        Asked { plan, cost }
+        Asked {
+            plan: None,
+            failed,
+            cost,
+        }
     }
 }
 
@@ -264,7 +272,12 @@ mod tests {
         let began = Instant::now();
         let until = began + Duration::from_secs(4);
         let asked = models.plan(&goal, &Catalog::default(), until).await;
-        let made = asked.plan.unwrap_or_else(|tried| panic!("{tried:?}"));
+        assert!(
+            asked.failed.len() == 1 && asked.failed[0].contains("no response within"),
+            "{:?}",
+            asked.failed
+        );
+        let made = asked.plan.unwrap();
         assert_eq!(made.plan["steps"][0]["tool"], "noop");
         assert!(began.elapsed() >= Duration::from_secs(2) && Instant::now() < until);
         // Its failure is known, as that of any endpoint that does not answer.

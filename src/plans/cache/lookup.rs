@@ -20,6 +20,9 @@ use super::{
 const NEIGHBOURS: usize = 32;
 /// Plans with one entry whose vectors are compared in the coordinates of the metric.
 const SINGLES: usize = 8;
+/// The similarity that every hit has, whatever was learned, unless `plans.threshold` asks for less. Far below the base threshold: of
+/// CLINC150's sentences whose nearest neighbour is right, about 7 % are below it.
+pub const SIMILARITY_MIN: f64 = 0.6;
 /// Lowest similarity of a near miss: below it there is nothing to learn.
 const NEAR: f64 = 0.5;
 /// Labels of a plan that must agree, or other entries that it must have, before a similarity below the base threshold can be enough.
@@ -484,7 +487,13 @@ fn decide<P>(
     let learned = !entry.red && learned;
     // One entry alone says nothing about which words its plan depends on.
     let alone = evidence.members == 1 && !evidence.same_phrases && !learned;
-    let reason = if candidate.similarity < base && !learned {
+    let least = if learned {
+        base.min(SIMILARITY_MIN)
+    } else {
+        base
+    };
+    // `plans.threshold` 1 leaves the same words alone. Of texts that differ in case only, the similarity is 1, too.
+    let reason = if settings.threshold >= 1.0 || candidate.similarity < least {
         Some("below_threshold")
     } else if alone || belief.at_least < 1.0 - max_error {
         Some("uncertain")

@@ -35,7 +35,7 @@ pub use self::{
     evidence::Evidence,
     gates::{Closed, Gate, Profile, check as check_gates, same_phrases, unexplained},
     index::{Exact, VectorIndex},
-    lookup::{Hit, Lookup, NearMiss, Query, Stage, Verdict},
+    lookup::{Hit, Lookup, NearMiss, Query, SIMILARITY_MIN, Stage, Verdict},
     record::{CacheRecord, EntryRecord, LabelRecord},
     tenant::Entry,
 };
@@ -45,7 +45,7 @@ pub use self::{
 pub struct Settings {
     /// How long an entry can be used, in milliseconds.
     pub ttl_ms: i64,
-    /// The similarity that a hit has at least, unless labels have taught otherwise.
+    /// The similarity that a hit has at least, unless labels have taught otherwise: then [`SIMILARITY_MIN`].
     pub threshold: f64,
     /// The error bound δ: how likely a hit may be wrong at most.
     pub max_error: f64,

@@ -261,6 +261,105 @@ fn labels_that_agree_lower_the_threshold_of_a_plan_and_are_aliases() {
     assert_eq!(cache.labels("acme", "e"), (29, 1));
 }
 
+/// A cache whose plan has many entries, all with the first axis as their vector, and labels that agree.
+fn learned(settings: Settings, templates: &[&str]) -> Cache<u32> {
+    let mut cache = Cache::new(settings);
+    for (n, template) in templates.iter().enumerate() {
+        let record = EntryRecord {
+            shape: "same".into(),
+            ..entry(template)
+        };
+        put(&mut cache, "acme", &n.to_string(), record);
+    }
+    for n in 0..60 {
+        let record = label(&format!("alias {n}"), true);
+        cache.apply(
+            &label_key("acme", "0", &n.to_string()),
+            Some(CacheRecord::Label(record)),
+        );
+    }
+    cache
+}
+
+const OPEN_ORDERS: [&str; 5] = [
+    "Show open orders",
+    "List open orders",
+    "Display all open orders",
+    "Find the open orders",
+    "View open orders",
+];
+
+#[test]
+fn learning_does_not_go_below_the_lowest_similarity() {
+    let cache = learned(Settings::default(), &OPEN_ORDERS);
+    let goal = "Get the open orders";
+    let at = |similarity| ask(&cache, "acme", goal, Some(&vector(similarity, 1)));
+    let reason = |lookup: &Lookup| lookup.stages.last().unwrap().reason;
+    let above = at(SIMILARITY_MIN as f32 + 0.05);
+    assert_ne!(reason(&above), Some("below_threshold"));
+    let below = at(SIMILARITY_MIN as f32 - 0.05);
+    assert_eq!(
+        (hit(&below), reason(&below)),
+        (None, Some("below_threshold"))
+    );
+    // Unless the base itself is lower.
+    let settings = Settings {
+        threshold: 0.5,
+        ..Settings::default()
+    };
+    let cache = learned(settings, &OPEN_ORDERS);
+    let lookup = ask(
+        &cache,
+        "acme",
+        goal,
+        Some(&vector(SIMILARITY_MIN as f32 - 0.05, 1)),
+    );
+    assert_ne!(reason(&lookup), Some("below_threshold"));
+}
+
+#[test]
+fn a_threshold_of_1_leaves_the_same_words_alone() {
+    let settings = Settings {
+        threshold: 1.0,
+        ..Settings::default()
+    };
+    let cache = learned(settings, &OPEN_ORDERS);
+    let near = vector(1.0, 1);
+    let lookup = ask(&cache, "acme", "Get the open orders", Some(&near));
+    assert_eq!(
+        (hit(&lookup), lookup.stages.last().unwrap().reason),
+        (None, Some("below_threshold"))
+    );
+    for same in ["Show open orders", "alias 3"] {
+        assert!(ask(&cache, "acme", same, Some(&near)).hit.is_some());
+    }
+}
+
+#[test]
+fn exchanged_words_and_negations_miss_however_many_entries_a_plan_has() {
+    let templates = [
+        "Pay {AMOUNT_1} for rent and {AMOUNT_2} for power",
+        "Please pay {AMOUNT_1} for rent and {AMOUNT_2} for power",
+        "Transfer {AMOUNT_1} for rent and {AMOUNT_2} for power",
+        "Remit {AMOUNT_1} for rent and {AMOUNT_2} for power",
+        "Settle {AMOUNT_1} for the rent and {AMOUNT_2} for power",
+    ];
+    let cache = learned(Settings::default(), &templates);
+    let near = vector(0.99, 1);
+    let refused = |text: &str| {
+        let lookup = ask(&cache, "acme", text, Some(&near));
+        assert_eq!(hit(&lookup), None, "{text}");
+        let mut gates = lookup.stages.into_iter();
+        gates
+            .find(|stage| stage.name == "gates")
+            .and_then(|s| s.reason)
+    };
+    let swapped = "Kindly pay {AMOUNT_1} for power and {AMOUNT_2} for rent";
+    assert_eq!(refused(swapped), Some("direction"));
+    let negated = "Bitte nicht pay {AMOUNT_1} for rent and {AMOUNT_2} for power";
+    assert_eq!(refused(negated), Some("negation"));
+}
+
 #[test]
 fn labels_may_come_before_their_entry_and_are_bounded() {
     let settings = Settings {

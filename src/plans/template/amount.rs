@@ -1,4 +1,4 @@
-//! Amounts of money: `€1,200.50`, `EUR 500`, `3 million dollars`, `50 CHF`.
+//! Amounts of money: `€1,200.50`, `EUR 500`, `-$50`, `3 million dollars`, `50 CHF`.
 
 use serde_json::Value;
 
@@ -11,10 +11,29 @@ pub(super) fn find(text: &Text<'_>, at: usize) -> Option<(usize, Value)> {
     if !text.begins(at) {
         return None;
     }
-    let (end, value, currency) = symbol_first(text, at).or_else(|| symbol_last(text, at))?;
+    let minus = is_minus(text, at);
+    let start = at + usize::from(minus);
+    let (end, value, currency) = symbol_first(text, start).or_else(|| symbol_last(text, start))?;
+    let value = if minus && value != "0" {
+        format!("-{value}")
+    } else {
+        value
+    };
     let mut members = members(value);
     members.insert("currency".into(), currency.into());
     text.ends(end).then_some((end, Value::Object(members)))
+}
+
+/// The sign of the amount behind it, after a space or a bracket: no hyphen, no range, no bullet of a list.
+fn is_minus(text: &Text<'_>, at: usize) -> bool {
+    let bracket = || at > 0 && matches!(text.mark(at - 1), Some('(' | '['));
+    matches!(text.mark(at), Some('-' | '−'))
+        && text.joined(at + 1)
+        && (!text.joined(at) || bracket())
+        && (text.digits(at + 1).is_some()
+            || symbol(text, at + 1)
+                .or_else(|| code(text, at + 1))
+                .is_some())
 }
 
 /// `€500`, `US$ 500`, `EUR 500`; a code behind it says which dollar it is.

@@ -28,12 +28,15 @@ mod unit;
 mod url;
 mod written;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use serde_json::Value;
 
 pub use self::{kind::SlotKind, written::example};
-use crate::base::clock::Millis;
+use crate::{base::clock::Millis, plans::digits};
 
 /// A part of a goal that other goals have other values for.
 #[derive(Clone, PartialEq, Debug)]
@@ -64,7 +67,7 @@ pub struct Template {
     pub slots: Vec<Slot>,
 }
 
-/// The template of a goal. Placeholders of the guardian in it, such as `{EMAIL_1}`, are slots. Relative dates count from `now`, in UTC.
+/// The template of a goal. Digits of other scripts are read, and in the text written, as ASCII ones. Placeholders of the guardian in it, such as `{EMAIL_1}`, are slots. Relative dates count from `now`, in UTC.
 ///
 /// ```
 /// use omnilink::{base::clock::Millis, plans::template::template};
@@ -76,11 +79,46 @@ pub struct Template {
 /// assert_eq!(template.values()["DATE_1"], "2026-12-01");
 /// ```
 pub fn template(goal: &str, now: Millis) -> Template {
-    let slots = named(find::slots(goal, now));
+    let plain = digits::ascii(goal);
+    let slots = find::slots(&plain, now);
+    let slots = named(match &plain {
+        Cow::Borrowed(_) => slots,
+        Cow::Owned(plain) => as_written(goal, plain, slots),
+    });
+    let text = written::text(goal, &slots);
     Template {
-        text: written::text(goal, &slots),
+        text: digits::ascii(&text).into_owned(),
         slots,
     }
+}
+
+/// The slots of a goal that were found in its `plain` form, whose digits have other lengths. Texts in quotes and addresses keep their
+/// digits. A placeholder of the guardian has ASCII digits.
+fn as_written(goal: &str, plain: &str, mut slots: Vec<Slot>) -> Vec<Slot> {
+    let starts = plain.char_indices().zip(goal.char_indices());
+    let starts = starts.map(|((plain, _), (goal, _))| (plain, goal));
+    let places: Vec<_> = starts.chain([(plain.len(), goal.len())]).collect();
+    let place = |at: usize| {
+        let known = places.binary_search_by_key(&at, |(plain, _)| *plain);
+        known.map_or(goal.len(), |known| places[known].1)
+    };
+    let stretch = |from: usize, to: usize| &goal[place(from)..place(to)];
+    slots.retain(|slot| !slot.kind.is_personal() || stretch(slot.from, slot.to) == slot.value);
+    for slot in &mut slots {
+        if matches!(slot.kind, SlotKind::Quoted | SlotKind::Url) {
+            let inside = slot.normalised.as_str();
+            let inside = inside.and_then(|inside| {
+                let from = slot.from + slot.value.find(inside)?;
+                Some(stretch(from, from + inside.len()))
+            });
+            if let Some(inside) = inside {
+                slot.normalised = inside.into();
+            }
+        }
+        stretch(slot.from, slot.to).clone_into(&mut slot.value);
+        (slot.from, slot.to) = (place(slot.from), place(slot.to));
+    }
+    slots
 }
 
 /// Gives the slots their names: a number for each value of a kind.

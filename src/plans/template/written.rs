@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{Slot, SlotKind, Template};
+use crate::plans::digits;
 
 /// The most bytes of a slot behind its opening brace.
 const SLOT_MAX: usize = 64;
@@ -101,6 +102,8 @@ fn slot(text: &str) -> Option<(Part<'_>, usize)> {
 /// A template as it is written: an example of a workflow (`Book flight to {LOCATION} {DATE}`), the text of another template, or a
 /// [`Template::key`]. Its slots have no values.
 pub fn example(text: &str) -> Template {
+    let plain = digits::ascii(text);
+    let text = &*plain;
     let slots = parts(text)
         .into_iter()
         .filter_map(|(part, from, to)| match part {
@@ -122,8 +125,9 @@ pub fn example(text: &str) -> Template {
 }
 
 impl Template {
-    /// What is compared: lower case, single spaces, no punctuation at the end. Templates with equal keys differ in nothing but the values of
-    /// their slots.
+    /// What is compared: lower case, single spaces, no punctuation at the end but a question mark that makes a question of the text. Names of
+    /// files, acronyms, and other words with capital letters inside keep their case. Templates with equal keys differ in nothing but the values
+    /// of their slots.
     pub fn key(&self) -> String {
         self.compared(true)
     }
@@ -131,9 +135,13 @@ impl Template {
     /// As the key; without the numbers and forms of slots unless `whole`.
     fn compared(&self, whole: bool) -> String {
         let mut key = String::with_capacity(self.text.len());
-        for (part, ..) in parts(&self.text) {
+        let parts = parts(&self.text);
+        let has_lower =
+            |part: &Part<'_>| matches!(part, Part::Text(text) if text.contains(char::is_lowercase));
+        let shouted = !parts.iter().any(|(part, ..)| has_lower(part));
+        for (part, ..) in parts {
             match part {
-                Part::Text(text) => spaced_lower(text, &mut key),
+                Part::Text(text) => spaced_lower(text, shouted, &mut key),
                 Part::Slot { kind, number, form } => {
                     key.push('{');
                     key.push_str(&kind.name().to_ascii_lowercase());
@@ -147,9 +155,17 @@ impl Template {
                 }
             }
         }
-        let end =
-            |c: char| c.is_whitespace() || matches!(c, '.' | '!' | '?' | '…' | ',' | ';' | ':');
-        key.truncate(key.trim_end_matches(end).len());
+        let is_end = |c: char| {
+            is_question_mark(c)
+                || c.is_whitespace()
+                || matches!(c, '.' | '!' | '…' | ',' | ';' | ':')
+        };
+        let end = key.trim_end_matches(is_end).len();
+        let asked = key[end..].contains(is_question_mark);
+        key.truncate(end);
+        if asked && !begins_question(&key) {
+            key.push('?');
+        }
         key
     }
 
@@ -192,15 +208,51 @@ fn number(name: &str) -> u64 {
         .unwrap_or_default()
 }
 
-/// Appends the text in lower case, its white space as single spaces; none at the beginning.
-fn spaced_lower(text: &str, key: &mut String) {
-    for c in text.chars() {
-        match c {
-            // As in the text of a template.
-            '{' => key.push_str("{{"),
-            c if !c.is_whitespace() => key.extend(c.to_lowercase()),
-            _ if key.is_empty() || key.ends_with(' ') => {}
-            _ => key.push(' '),
+/// Words that begin a question or a polite request, also without a question mark: with them it says nothing more.
+#[rustfmt::skip]
+const QUESTIONS: &[&str] = &[
+    "what", "which", "who", "whose", "whom", "how", "why", "is", "are", "was", "were", "does", "did", "can", "could", "would",
+    "wer", "wie", "warum", "wieso", "welche", "welcher", "welches", "ist", "sind", "kann", "kannst", "können", "könnten", "könntest",
+];
+
+fn is_question_mark(c: char) -> bool {
+    matches!(c, '?' | '？' | '؟')
+}
+
+/// Whether the first word makes a question or a request of it.
+fn begins_question(key: &str) -> bool {
+    let first = key.split(|c: char| !c.is_alphanumeric()).next();
+    first.is_some_and(|first| QUESTIONS.contains(&first.to_lowercase().as_str()))
+}
+
+/// Appends the text, its white space as single spaces, none at the beginning; in lower case but for words that keep theirs. `shouted`: no
+/// letter of the goal is a small one, so capital letters say nothing.
+fn spaced_lower(text: &str, shouted: bool, key: &mut String) {
+    for (n, word) in text.split(char::is_whitespace).enumerate() {
+        if n > 0 && !key.is_empty() && !key.ends_with(' ') {
+            key.push(' ');
+        }
+        for piece in word.split_inclusive(|c| !is_in_word(c)) {
+            let kept = keeps_case(piece, shouted);
+            for c in piece.chars() {
+                match c {
+                    // As in the text of a template.
+                    '{' => key.push_str("{{"),
+                    c if kept => key.push(c),
+                    c => key.extend(c.to_lowercase()),
+                }
+            }
         }
     }
+}
+
+fn is_in_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '.' | '_' | '\'' | '’')
+}
+
+/// Whether another case would make another word of it: `report.pdf`, `IT`, `iPhone`.
+fn keeps_case(word: &str, shouted: bool) -> bool {
+    let word = word.trim_matches(|c: char| !c.is_alphanumeric());
+    let mut letters = word.chars().filter(|c| c.is_alphabetic()).skip(1);
+    word.contains('.') || (!shouted && letters.any(char::is_uppercase))
 }

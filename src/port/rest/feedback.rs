@@ -103,14 +103,19 @@ pub(crate) async fn give(
         .map(String::as_str)
         .collect();
     entries.dedup();
+    let planner = &caller.shared.planner;
+    // What the entry has learned since is not what was wrong.
+    if let Some(hash) = &planned.hash {
+        entries.retain(|entry| !planner.has_another_plan(tenant.as_str(), entry, hash));
+    }
+    let label = planned.hit().filter(|_| !good);
+    let label = label.and_then(|hit| planner.refuted(tenant.as_str(), &hit));
     let forgets = !good && !entries.is_empty();
-    if forgets {
-        let planner = &caller.shared.planner;
-        let label = planned.hit();
-        let label = label.and_then(|hit| planner.refuted(tenant.as_str(), &hit));
+    if forgets || label.is_some() {
         append_forgotten(&caller, tenant, &entries, label.as_ref()).await?;
     }
-    if !good && planned.source.as_deref() == Some(PlanSource::Cache.name()) {
+    let is_false_hit = !good && planned.source.as_deref() == Some(PlanSource::Cache.name());
+    if is_false_hit && planner.is_refuted_first(tenant.as_str(), run_id) {
         PLANS_FALSE_HITS.counter(&[]).increment(1);
     }
     let forgotten = entries.first().filter(|_| forgets);

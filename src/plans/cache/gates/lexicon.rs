@@ -25,8 +25,13 @@ const FILLERS: &str = "a an the this that these those my our your their his her 
     make sure using use via per each new up out \
     question wondering wonder curious figure say said look looking";
 
-const NEGATIONS: &str =
-    "not no never without except excluding none neither nor unless exclude cannot nothing";
+/// English, German, French, Spanish, Italian, Dutch and Portuguese. Of two words of a negation (`ne … pas`, `non … mai`) at least one that
+/// means nothing else.
+const NEGATIONS: &str = "not no never without except excluding none neither nor unless exclude cannot nothing \
+    nicht kein keine keinen keinem keiner keines keins nie niemals nichts niemand ohne außer ausser weder \
+    ne pas jamais sans aucun aucune sauf nunca jamás jamas sin ningún ningun ninguno ninguna tampoco excepto \
+    non senza nessun nessuno nessuna tranne niet geen nooit zonder niets behalve \
+    não nao jamais sem nenhum nenhuma exceto";
 const ALL: &str = "all any every each entire whole everything everyone both";
 const ONLY: &str = "only solely exclusively";
 const NUMBER_WORDS: &str = "two three four five six seven eight nine ten eleven twelve fifteen twenty thirty forty fifty sixty seventy \
@@ -157,12 +162,14 @@ impl Lexicon {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// The groups of synonyms of a word.
+    pub(super) fn groups(&self, stem: &str) -> &[u16] {
+        self.synonyms.get(stem).map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn synonymous(&self, one: &str, other: &str) -> bool {
-        let groups = |stem: &str| self.synonyms.get(stem).map_or(&[][..], Vec::as_slice);
-        one == other
-            || groups(one)
-                .iter()
-                .any(|group| groups(other).contains(group))
+        let mut groups = self.groups(one).iter();
+        one == other || groups.any(|group| self.groups(other).contains(group))
     }
 
     pub(super) fn is_filler(&self, stem: &str) -> bool {

@@ -22,6 +22,7 @@ pub(super) const CONTRASTS: &[&str] = &[
     "maximum max most highest largest biggest longest top best | minimum min least lowest smallest shortest bottom worst",
     "high higher | low lower | medium",
     "more over above exceeding greater larger bigger | less under below fewer smaller",
+    "plus | minus | times multiplied | divided",
     "before until prior | after since following when once",
     "increase rise gain | decrease fall drop loss",
     "income revenue earning inflow | expense spending cost outflow expenditure",

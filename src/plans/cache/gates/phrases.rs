@@ -29,6 +29,9 @@ const JOINING: &[&str] = &[
     "before", "after", "because", "as", "once", "who", "which", "what", "where", "how", "why",
 ];
 
+/// Prepositions of what belongs to the phrase before, wherever that stands: `the keys of the tenant`, `to sales and legal`.
+const BOUND: &[&str] = &["of", "and", "or"];
+
 /// A word of a phrase.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Said {
@@ -38,7 +41,7 @@ pub(super) struct Said {
     classes: Classes,
 }
 
-/// Words from a preposition to the next one.
+/// Words from a preposition to the next one that is not [`BOUND`].
 pub(super) type Phrase = Vec<Said>;
 
 impl Said {
@@ -80,7 +83,7 @@ pub(super) fn phrases(tokens: &[Token]) -> Vec<Phrase> {
             // `Show me the orders`, but not `send me the orders`.
             Token::Word { word, .. } if reads && (word == "me" || word == "us") => continue,
             Token::Word { word, stem } => {
-                if lexicon::role(word).is_some() {
+                if lexicon::role(word).is_some() && !BOUND.contains(&word.as_str()) {
                     begin(&mut phrases);
                 }
                 let verb = LEXICON.verb_in_place(stem).filter(|_| expected);

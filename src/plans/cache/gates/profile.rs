@@ -2,9 +2,11 @@
 
 use super::{
     lexicon::{self, LEXICON},
+    order::{Placed, placed},
     phrases::{Phrase, phrases},
-    verbs::{Classes, PHRASES, READ},
-    words::{Token, stem, tokens},
+    signs::EQUAL,
+    verbs::{Classes, PAYABLE, PHRASES, READ},
+    words::{Token, cased, stem, tokens},
 };
 
 /// Stands for every personal pronoun.
@@ -25,12 +27,18 @@ pub struct Profile {
     pub(super) actions: Vec<Classes>,
     /// Line and column in the table of contrasts.
     pub(super) contrasts: Vec<(u16, u16)>,
+    /// Words as written of which another case would be other words.
+    pub(super) cased: Vec<String>,
+    /// Minus and equals signs.
+    pub(super) signs: Vec<String>,
     /// For each negation the stem of the word after it, fillers left out.
     pub(super) negated: Vec<String>,
     pub(super) all: bool,
     pub(super) only: bool,
     pub(super) recurring: bool,
     pub(super) question: bool,
+    /// A question by its mark alone: `Delete the backups?`
+    pub(super) marked: bool,
     /// `Let the driver call us`: somebody else acts.
     pub(super) caused: bool,
     /// `If the order is late`.
@@ -47,6 +55,8 @@ pub struct Profile {
     pub(super) content: Vec<String>,
     /// All that is said but politeness, phrase by phrase.
     pub(super) phrases: Vec<Phrase>,
+    /// What is said, in order.
+    pub(super) placed: Vec<Placed>,
 }
 
 impl Profile {
@@ -54,10 +64,14 @@ impl Profile {
     pub fn new(template: &str) -> Self {
         let mut tokens = tokens(template);
         join_phrases(&mut tokens);
+        tell_apart(&mut tokens);
         let mut profile = Self {
             question: is_question(&tokens),
+            marked: is_marked(template, &tokens),
+            cased: cased(template),
             caused: is_caused(&tokens),
             phrases: phrases(&tokens),
+            placed: placed(&tokens),
             ..Self::default()
         };
         let mut role = "";
@@ -119,6 +133,11 @@ impl Profile {
             self.negated.push(negated.to_owned());
             return false;
         }
+        if word == EQUAL || word == "minus" {
+            self.signs.push(word.to_owned());
+            self.contrasts.extend(LEXICON.contrasts(word));
+            return false;
+        }
         let of_number = |token: Option<&Token>| match token {
             Some(Token::Slot(slot)) => slot.kind == "NUMBER",
             Some(Token::Number(_)) => true,
@@ -157,8 +176,7 @@ impl Profile {
             self.only = true;
             return false;
         }
-        let in_place = before
-            .is_none_or(|before| *before == Token::Break || LEXICON.expects_verb(before.word()));
+        let in_place = is_in_place(tokens, at);
         let stem = if word == "paid" && in_place {
             "pay"
         } else {
@@ -198,6 +216,7 @@ impl Profile {
         self.roles.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         self.contrasts.sort_unstable();
         self.contrasts.dedup();
+        self.signs.sort_unstable();
         self.negated.sort_unstable();
         self.numbers.sort_unstable();
         self.units.sort_unstable();
@@ -249,6 +268,41 @@ fn join_phrases(tokens: &mut Vec<Token>) {
     }
 }
 
+/// Writes verbs with several meanings as one that has the meaning: `give me the list` asks for it, `clear the invoice` pays it, and
+/// `clear the cache` deletes.
+fn tell_apart(tokens: &mut [Token]) {
+    for at in 0..tokens.len() {
+        let meant = match tokens[at].stem() {
+            "giv" if matches!(tokens.get(at + 1).map_or("", Token::word), "me" | "us") => "giveme",
+            "clear" if is_in_place(tokens, at) && is_payable(&tokens[at + 1..]) => "settle",
+            "clear" if is_in_place(tokens, at) => "erase",
+            _ => continue,
+        };
+        tokens[at] = Token::Word {
+            word: meant.to_owned(),
+            stem: stem(meant),
+        };
+    }
+}
+
+/// Whether a verb is expected at a place.
+fn is_in_place(tokens: &[Token], at: usize) -> bool {
+    let before = at.checked_sub(1).map(|before| &tokens[before]);
+    before.is_none_or(|before| *before == Token::Break || LEXICON.expects_verb(before.word()))
+}
+
+/// Whether the object that begins here is paid: `the invoice of May`, but not `the invoice drafts`.
+fn is_payable(object: &[Token]) -> bool {
+    let ends = |token: &Token| *token == Token::Break || lexicon::role(token.word()).is_some();
+    let end = object.iter().position(ends).unwrap_or(object.len());
+    let object = &object[..end];
+    let amount = |token: &Token| matches!(token, Token::Slot(slot) if slot.kind == "AMOUNT");
+    let mut words = object.iter().rev();
+    let head = words.find(|token| !token.word().is_empty() && !LEXICON.is_filler(token.stem()));
+    let payable = head.is_some_and(|head| PAYABLE.contains(&head.word()));
+    object.iter().any(amount) || (payable && object.iter().all(|token| token.stem() != "draft"))
+}
+
 /// Whether somebody else is to act: `let` with somebody other than the one who speaks.
 fn is_caused(tokens: &[Token]) -> bool {
     let mut pairs = tokens.windows(2);
@@ -288,4 +342,21 @@ fn is_question(tokens: &[Token]) -> bool {
         ) && (at + 1..at + 4).any(|next| matches!(word(next), "how" | "why" | "if" | "whether"))
     };
     (0..tokens.len()).any(asks)
+}
+
+/// Words that make a request of a text that ends with a question mark.
+#[rustfmt::skip]
+const REQUESTS: &[&str] = &[
+    "please", "kindly", "thanks", "can", "could", "would", "will", "mind", "bitte", "kannst", "können", "könntest", "könnten", "würdest",
+    "würden", "peux", "pouvez", "pourriez", "puedes", "puede", "podrías", "podría", "puoi", "può", "potresti", "potrebbe", "kun", "kunt",
+    "kunnen", "pode", "poderia",
+];
+
+/// Whether a question mark makes a question of a text that would be none without it.
+fn is_marked(template: &str, tokens: &[Token]) -> bool {
+    let outside = |c: char| c.is_whitespace() || matches!(c, '"' | '”' | ')' | '!' | '.');
+    let asked = template.trim_end_matches(outside);
+    asked.ends_with(['?', '？', '؟'])
+        && !is_question(tokens)
+        && !tokens.iter().any(|token| REQUESTS.contains(&token.word()))
 }

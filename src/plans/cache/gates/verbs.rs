@@ -6,7 +6,7 @@ pub(super) type Classes = u128;
 /// The class of verbs that only read. Every other class changes something.
 pub(super) const READ: Classes = 1;
 
-/// A class: its verbs, its verbs that are more often nouns, which count only where a verb is expected, and its nouns.
+/// A class: its verbs (`giveme` is `give` before `me` or `us`), its verbs that are more often nouns, which count only where a verb is expected, and its nouns.
 pub(super) struct Class {
     pub(super) verbs: &'static str,
     pub(super) nouns_too: &'static str,
@@ -24,13 +24,13 @@ const fn class(verbs: &'static str, nouns_too: &'static str, nouns: &'static str
 /// The first is [`READ`].
 pub(super) const CLASSES: &[Class] = &[
     class(
-        "show list get find display fetch retrieve lookup tell see give read look know query what which who when where whose",
+        "show list get find display fetch retrieve lookup tell see giveme read look know query what which who when where whose",
         "view check search browse",
         "",
     ),
     class(
-        "create add include make generate compose insert build establish setup produce prepare draft",
-        "open set start new file log write post",
+        "create add include make generate compose insert build establish setup produce prepare",
+        "open set start new file log write",
         "creation",
     ),
     class(
@@ -40,7 +40,7 @@ pub(super) const CLASSES: &[Class] = &[
     ),
     class(
         "delete remove erase discard destroy wipe purge eliminate",
-        "drop clear trash",
+        "drop trash",
         "deletion removal",
     ),
     class(
@@ -53,7 +53,7 @@ pub(super) const CLASSES: &[Class] = &[
         "alert message text ping",
         "notification",
     ),
-    class("pay settle remit", "clear", ""),
+    class("pay settle remit", "", ""),
     class(
         "reimburse repay",
         "return credit refund",
@@ -101,9 +101,13 @@ pub(super) const CLASSES: &[Class] = &[
     class("withdraw", "", "withdrawal"),
     class("buy procure acquire", "order purchase", ""),
     class("sell", "", ""),
-    class("assign give allocate delegate", "", "allocation delegation"),
+    class(
+        "assign give giveme allocate delegate",
+        "",
+        "allocation delegation",
+    ),
     class("unassign deallocate", "", ""),
-    class("grant give allow let permit", "", ""),
+    class("grant give giveme allow let permit", "", ""),
     class("revoke disallow forbid", "", "revocation"),
     class("archive", "", ""),
     class(
@@ -196,6 +200,14 @@ pub(super) const CLASSES: &[Class] = &[
     class("resolve solve", "", "resolution"),
     class("categorize categorise classify", "tag label mark", ""),
     class("untag", "", ""),
+    // A text that nobody has got yet.
+    class("compose prepare", "draft write outline", ""),
+];
+
+/// What is paid when it is cleared; anything else is deleted.
+pub(super) const PAYABLE: &[&str] = &[
+    "invoice", "invoices", "bill", "bills", "balance", "balances", "debt", "debts", "dues",
+    "payment", "payments",
 ];
 
 /// Two words that are one verb: a verb and, at most three words later, its particle.

@@ -1,5 +1,8 @@
 //! The words of a template: tokens, and their stems.
 
+use super::signs;
+use crate::plans::digits;
+
 /// A token of a template.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Token {
@@ -49,10 +52,11 @@ impl Token {
     }
 }
 
-/// The tokens of a template, in order. Contractions are written out (`don't` is `do not`), and possessive endings dropped.
+/// The tokens of a template, in order. Contractions are written out (`don't` is `do not`), signs read as words (`>` is `over`), and
+/// possessive endings dropped. What else stands behind an apostrophe is a word of its own: `O'Brien`, `l'acheteur`.
 pub(super) fn tokens(template: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
-    let template = template.replace("-mail", "mail");
+    let template = digits::ascii(template).replace("-mail", "mail");
     let mut rest = template.as_str();
     while let Some(first) = rest.chars().next() {
         if let Some(after) = rest.strip_prefix("{{") {
@@ -71,6 +75,12 @@ pub(super) fn tokens(template: &str) -> Vec<Token> {
             let end = rest.find(|c| !in_word(c)).unwrap_or(rest.len());
             push_word(&rest[..end].to_lowercase().replace('’', "'"), &mut tokens);
             rest = &rest[end..];
+            continue;
+        }
+        let before = &template[..template.len() - rest.len()];
+        if let Some((words, after)) = signs::words(before, rest) {
+            tokens.extend(words.iter().copied().map(Token::new));
+            rest = after;
             continue;
         }
         match first {
@@ -102,23 +112,85 @@ fn slot(text: &str) -> Option<(Slot, &str)> {
     (!kind.is_empty() && kind.bytes().all(|b| b.is_ascii_uppercase())).then_some((slot, after))
 }
 
+/// What English leaves of a word behind an apostrophe.
+const CONTRACTED: &[&str] = &["s", "t", "d", "m", "ll", "re", "ve"];
+
 fn push_word(text: &str, tokens: &mut Vec<Token>) {
     let text = text.trim_matches('\'');
-    let words: [&str; 2] = match text {
-        "can't" | "cant" | "cannot" => ["can", "not"],
-        "won't" | "wont" => ["will", "not"],
-        "dont" => ["do", "not"],
-        "doesnt" => ["does", "not"],
-        "didnt" => ["did", "not"],
-        "isnt" => ["is", "not"],
-        _ => match text.split_once('\'') {
-            Some((verb, "t")) if verb.ends_with('n') => [&verb[..verb.len() - 1], "not"],
-            Some((word, _)) => [word, ""],
-            None => [text, ""],
-        },
+    let words: &[&str] = match text {
+        "can't" | "cant" | "cannot" => &["can", "not"],
+        "won't" | "wont" => &["will", "not"],
+        "dont" => &["do", "not"],
+        "doesnt" => &["does", "not"],
+        "didnt" => &["did", "not"],
+        "isnt" => &["is", "not"],
+        "y'all" => &["you"],
+        "o'clock" => &["oclock"],
+        _ => return push_parts(text, tokens),
     };
-    let words = words.into_iter().filter(|word| !word.is_empty());
-    tokens.extend(words.map(Token::new));
+    tokens.extend(words.iter().copied().map(Token::new));
+}
+
+/// The words between apostrophes: all but the end of a contraction or possessive. `n't` is `not`, and French `n'` is `ne`.
+fn push_parts(text: &str, tokens: &mut Vec<Token>) {
+    let mut parts: Vec<&str> = text.split('\'').filter(|part| !part.is_empty()).collect();
+    let mut negated = false;
+    while let [.., before, end] = parts[..]
+        && CONTRACTED.contains(&end)
+    {
+        negated |= end == "t" && before.ends_with('n');
+        parts.pop();
+    }
+    let last = parts.len().saturating_sub(1);
+    for (at, part) in parts.into_iter().enumerate() {
+        let word = match part {
+            "n" if at == 0 && last > 0 => "ne",
+            _ if negated && at == last => &part[..part.len() - 1],
+            _ => part,
+        };
+        if !word.is_empty() {
+            tokens.push(Token::new(word));
+        }
+    }
+    if negated {
+        tokens.push(Token::new("not"));
+    }
+}
+
+/// Words that are acronyms of something else in capital letters: `it` and `IT`.
+const ACRONYMS: &[&str] = &[
+    "it", "us", "who", "in", "or", "he", "am", "as", "ups", "aids", "ram", "sap", "ice", "act",
+    "arm",
+];
+
+/// The words of a template of which another case would be other words, as written: names of files, and [`ACRONYMS`] in capital letters or
+/// not. In a text without small letters capital letters say nothing. Sorted.
+pub(super) fn cased(template: &str) -> Vec<String> {
+    let outside = template
+        .split_whitespace()
+        .filter(|chunk| !chunk.contains('{'));
+    let shouted = !outside
+        .clone()
+        .any(|chunk| chunk.contains(char::is_lowercase));
+    let pieces = outside.flat_map(|chunk| chunk.split(|c: char| !c.is_alphanumeric() && c != '.'));
+    let cased = pieces.filter_map(|piece| {
+        let piece = piece.trim_matches('.');
+        let lower = piece.to_lowercase();
+        if piece.contains('.') {
+            return Some(piece.to_owned());
+        }
+        let acronym = !shouted && piece.chars().all(char::is_uppercase);
+        let word = if acronym {
+            piece.to_owned()
+        } else {
+            lower.clone()
+        };
+        ACRONYMS.contains(&lower.as_str()).then_some(word)
+    });
+    let mut cased: Vec<_> = cased.collect();
+    cased.sort_unstable();
+    cased.dedup();
+    cased
 }
 
 /// Forms that no rule leads to their verb.
@@ -149,8 +221,12 @@ const IRREGULAR: &[(&str, &str)] = &[
     ("wrote", "write"),
 ];
 
-/// The form that inflections of a word share: `cancelled`, `cancels` and `cancelling` are `cancel`. It need not be a word.
+/// The form that inflections of a word share: `cancelled`, `cancels` and `cancelling` are `cancel`. It need not be a word. What has
+/// digits stays as it is.
 pub(super) fn stem(word: &str) -> String {
+    if word.chars().any(char::is_numeric) {
+        return word.to_owned();
+    }
     let irregular = IRREGULAR.binary_search_by_key(&word, |(form, _)| form);
     let word = irregular.map_or(word, |at| IRREGULAR[at].1);
     let mut stem = word;
@@ -180,9 +256,10 @@ pub(super) fn stem(word: &str) -> String {
     let mut last = stem.chars().rev();
     if let (Some(a), Some(b)) = (last.next(), last.next())
         && a == b
+        && a.is_ascii_alphabetic()
         && stem.len() > 3
     {
-        stem = &stem[..stem.len() - a.len_utf8()];
+        stem = &stem[..stem.len() - 1];
     }
     match stem.strip_suffix('y') {
         Some(start) if start.len() >= 3 => format!("{start}i"),
@@ -216,6 +293,40 @@ mod tests {
             assert_ne!(stem(one), stem(other));
         }
         assert!(IRREGULAR.is_sorted());
+        // Neither numbers nor signs of other scripts are doubled letters.
+        for word in ["½½½", "五五", "第五五"] {
+            assert_eq!(stem(word), word);
+        }
+    }
+
+    #[test]
+    fn words_behind_an_apostrophe_are_words_and_ends_of_contractions_are_none() {
+        for (text, expected) in [
+            ("O'Brien's", "o brien"),
+            ("l’acheteur", "l acheteur"),
+            ("N'envoie", "ne envoie"),
+            ("rock'n'roll", "rock n roll"),
+            ("I'd've", "i"),
+            ("we'll", "we"),
+            ("couldn't", "could not"),
+            ("the customers'", "the customers"),
+            ("7 o'clock", "#7 oclock"),
+        ] {
+            let words: Vec<_> = tokens(text)
+                .into_iter()
+                .map(|token| match token {
+                    Token::Number(text) => format!("#{text}"),
+                    other => other.word().to_owned(),
+                })
+                .collect();
+            assert_eq!(words.join(" "), expected);
+        }
+    }
+
+    #[test]
+    fn digits_of_every_script_are_numbers() {
+        let number = |text: &str| Token::Number(text.to_owned());
+        assert_eq!(tokens("٥٠٠ q३ ٥٠"), ["500", "q3", "50"].map(number));
     }
 
     #[test]

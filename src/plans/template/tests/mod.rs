@@ -124,6 +124,59 @@ fn keys_ignore_case_spaces_and_the_end() {
 }
 
 #[test]
+fn keys_have_question_marks_and_the_case_of_names() {
+    let key = |goal: &str| template(goal, NOW).key();
+    for (one, other) in [
+        ("Delete the old backups?", "Delete the old backups"),
+        ("Archive Report.pdf", "Archive report.pdf"),
+        ("Send IT the list", "Send it the list"),
+        ("Ask O'Neill again", "Ask o'neill again"),
+        ("Order the iMac stand", "Order the imac stand"),
+    ] {
+        assert_ne!(key(one), key(other), "{one} / {other}");
+    }
+    for (one, other) in [
+        ("Which orders are open?", "which orders are open"),
+        ("Could you send it?", "could you send it"),
+        ("Delete the old backups ?", "delete the old backups?!"),
+        ("SEND IT THE LIST", "Send it the list"),
+        ("Send The List", "send the list."),
+        ("Follow-Up the List", "follow-up the list"),
+        ("Archive Report.pdf.", "archive Report.pdf"),
+    ] {
+        assert_eq!(key(one), key(other), "{one} / {other}");
+    }
+}
+
+#[test]
+fn digits_of_other_scripts_are_values_and_keep_their_places() {
+    let goal = "Send ٥٠٠ kg and ７ boxes to \"hall ३\" by level ٢ for €१,२००";
+    let template = template(goal, NOW);
+    assert_eq!(
+        template.text,
+        "Send {NUMBER_1} kg and {NUMBER_2} boxes to {QUOTED} by level 2 for {AMOUNT}"
+    );
+    let values = template.values();
+    assert_eq!(values["NUMBER_1"]["value"], "500");
+    assert_eq!(values["NUMBER_2"]["number"], 7);
+    assert_eq!(values["AMOUNT"]["value"], "1200");
+    assert_eq!(values["QUOTED"], "hall ३");
+    for slot in &template.slots {
+        assert_eq!(slot.value, goal[slot.from..slot.to]);
+    }
+    let key = |goal: &str| super::template(goal, NOW).key();
+    assert_eq!(key("Ship ٥ boxes"), key("Ship 5 boxes"));
+    assert_ne!(key("Move it to level ٢"), key("Move it to level ٣"));
+    assert_eq!(
+        example("move it to level ٢").key(),
+        key("Move it to level 2")
+    );
+    // No placeholder of the guardian.
+    let forged = super::template("Mail {EMAIL_١}", NOW);
+    assert_eq!((&*forged.text, forged.slots.len()), ("Mail {{EMAIL_1}", 0));
+}
+
+#[test]
 fn goals_match_examples() {
     let example = example("Book flight from {LOCATION} to {LOCATION_2} {DATE}");
     let matched = template("book flight from Rome to Oslo tomorrow!", NOW).matches(&example);
