@@ -23,9 +23,10 @@ use crate::{
   omnilink lag
   omnilink lag --json | jq '[.items[].records] | add'
 
-AGE is that of the oldest record that is not processed yet. An unknown value (Postgres is down) is `?`, in JSON null with
-an `error`. With the embedded log, or with OMNILINK_URL set, the running node answers: the key needs the permission
-`operator`. Otherwise Kafka and Postgres are read directly, with the topologies in topologies_dir on this machine.")]
+AGE is that of the oldest record that is not processed yet. An unknown value (Postgres is down, a partition has no
+leader) is `?`, in JSON null with an `error`. With the embedded log, or with OMNILINK_URL set, the running node answers:
+the key needs the permission `operator`. Otherwise Kafka and Postgres are read directly, with the topologies in
+topologies_dir on this machine.")]
 pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
@@ -65,11 +66,15 @@ fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<I
     for one in &processors {
         match of_processor(log, &positions, one) {
             Ok(found) => {
-                known |= !found.is_empty();
+                known |= found.iter().any(|item| item.records.is_some());
                 items.extend(found);
             }
             // There is nothing to read.
             Err(error) if one.kind == Kind::Topology && is_without_topic(&error) => {}
+            // Each further question would wait as long.
+            Err(error) if one.kind != Kind::Projection && log.health().is_err() => {
+                return Err(error);
+            }
             Err(error) => {
                 items.push(Item::unknown(&one.name, output::in_one_line(&error)));
                 first_error.get_or_insert(error);

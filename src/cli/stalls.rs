@@ -237,6 +237,7 @@ fn describe_hold(
 ) -> Result<String, LogError> {
     let at: Vec<_> = partitions.iter().map(|w| (w.partition, w.next)).collect();
     let lags = lag::lags(log, &one.topic, &at, SystemClock.now())?;
+    let lags = lags.into_iter().collect::<Result<Vec<_>, _>>()?;
     let records: u64 = lags.iter().map(|lag| lag.records).sum();
     let oldest_ms = lags.iter().map(|lag| lag.age_ms).max().unwrap_or_default();
     let mut detail = format!("{}: held: {why}; {records} records wait", one.name);

@@ -374,6 +374,17 @@ fn a_source_that_was_deleted_is_reported() {
         let found = node.doctor("positions");
         matches!(&found[..], [(status, detail)] if status == "warning" && detail.starts_with(&missing))
     });
+    // It hides no other processor.
+    wait_until("the lag of the others", || {
+        let mut command = omnilink(node.test_log.dir.path(), &["lag", "--json"]);
+        command.args(["--data-dir", "data"]);
+        let (code, out, error) = output(command.env("OMNILINK_URL", &node.up.url));
+        assert_eq!(code, 0, "{error}");
+        let lag: Value = serde_json::from_str(&out).unwrap();
+        let items = lag["items"].as_array().unwrap();
+        let of = |name: &'static str| items.iter().filter(move |item| item["processor"] == name);
+        of("admission").count() == 2 && of("topology.shop").any(|item| item["error"].is_string())
+    });
 }
 
 /// Checks the metrics of a node with promtool.
