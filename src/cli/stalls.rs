@@ -265,16 +265,19 @@ fn describe_transaction(one: &OpenTransaction, watched: Duration) -> String {
         end,
         since,
     } = one;
-    // The producer sets the time, which may be wrong.
-    let since = since.map(|since| SystemClock.now().0 - since.0);
-    let since = since.filter(|ms| *ms >= 0).map_or(watched, |ms| {
-        watched.max(Duration::from_millis(ms.unsigned_abs()))
-    });
+    // The producer's clock may be ahead.
+    let age_ms = since.map(|since| SystemClock.now().0 - since.0);
+    let age = age_ms.filter(|ms| *ms >= 0).map_or_else(
+        || format!("at least {} s", watched.as_secs()),
+        |ms| {
+            let age = watched.max(Duration::from_millis(ms.unsigned_abs()));
+            format!("{} s", age.as_secs())
+        },
+    );
     format!(
-        "{topic}/{partition}: a producer's transaction has been open for {} s: offsets {first} to {} cannot be read until it ends. The \
+        "{topic}/{partition}: a producer's transaction has been open for {age}: offsets {first} to {} cannot be read until it ends. The \
          producer commits or aborts it, or the broker does after the producer's transaction.timeout.ms; \
          `kafka-transactions.sh find-hanging` finds whose it is",
-        since.as_secs(),
         end - 1,
     )
 }
@@ -322,6 +325,29 @@ mod tests {
             let warning =
                 format!(", the oldest for {age_h} h, and t.ingress deletes records after 168 h");
             assert_eq!(detail.contains(&warning), warns, "{detail}");
+        }
+    }
+
+    #[test]
+    fn the_age_of_a_transaction_is_that_of_its_first_record_if_it_has_a_time() {
+        let now = SystemClock.now();
+        for (since, age) in [
+            (None, "open for at least 4 s"),
+            (Some(now.0 + 60_000), "open for at least 4 s"),
+            (Some(now.0 - 1_000), "open for 4 s"),
+            (Some(now.0 - 90_500), "open for 90 s"),
+        ] {
+            let open = OpenTransaction {
+                topic: "shop".into(),
+                partition: 2,
+                first: 3,
+                end: 8,
+                since: since.map(Millis),
+            };
+            let detail = describe_transaction(&open, Duration::from_secs(4));
+            assert!(detail.starts_with("shop/2: "), "{detail}");
+            assert!(detail.contains(age), "{detail}");
+            assert!(detail.contains("offsets 3 to 7"), "{detail}");
         }
     }
 }

@@ -302,6 +302,12 @@ fn an_open_transaction_is_reported() {
     assert_eq!(quiet.len(), 1);
     assert_eq!(quiet[0].0, "ok", "{quiet:?}");
     let shop = node.shop.clone();
+    // Its producers give the time, and this one gives seconds.
+    let settings = [
+        ("message.timestamp.type", "CreateTime"),
+        ("retention.ms", "-1"),
+    ];
+    node.test_log.alter_topic(&shop, &settings);
     let producer: BaseProducer = ClientConfig::new()
         .set(
             "bootstrap.servers",
@@ -316,7 +322,7 @@ fn an_open_transaction_is_reported() {
     for n in 0..5 {
         let value = json!({ "id": n }).to_string();
         let record = BaseRecord::<str, str>::to(&shop).payload(&value);
-        assert!(producer.send(record).is_ok());
+        assert!(producer.send(record.timestamp(1_764_411_000)).is_ok());
     }
     producer.flush(patience).unwrap();
 
@@ -326,6 +332,7 @@ fn an_open_transaction_is_reported() {
     assert_eq!(status, "warning");
     assert!(detail.starts_with(&format!("{shop}/0: ")), "{detail}");
     assert!(detail.contains("offsets 0 to 4"), "{detail}");
+    assert!(detail.contains("open for at least "), "{detail}");
     let of_shop = || -> Value {
         let lag = node.lag();
         let item = lag.iter().find(|item| item["processor"] == "topology.shop");
