@@ -518,7 +518,13 @@ pub(super) const TOOLS: &str = r#"{
 }"#;
 
 pub(super) const LAG: &str = r#"{
-  "items": [{ "processor": "admission", "partition": 0, "records": 12, "age_s": 0.4 }]
+  "items": [
+    { "processor": "admission", "partition": 0, "records": 12, "age_s": 0.4 },
+    {
+      "processor": "admission", "partition": 1, "records": null, "age_s": null,
+      "error": "the log is unavailable: the end of `omnilink.ingress`/1 is not known: it has no leader now"
+    }
+  ]
 }"#;
 
 pub(super) const TOPICS: &str = r#"{

@@ -10,7 +10,9 @@ use super::{
     client::{ADMIN_KEY, Client},
     clocks,
     findings::{Finding, Findings, Status},
-    held, identities, output, planning, runtime, stalls, targets,
+    held, identities, output, planning,
+    processors::{Processor, processors},
+    runtime, stalls, targets,
 };
 use crate::{
     base::clock::{Clock, SystemClock},
@@ -31,7 +33,8 @@ use crate::{
   omnilink doctor --json | jq '.items[] | select(.status == \"failed\")'
 
 Exit code 1 if a check failed. It changes nothing. On Kafka it checks the processors of all nodes, and watches those with
-records waiting for up to 10 s: one that makes no progress is `stalled`. It also names open producer transactions that
+records waiting for up to 10 s: one that makes no progress is `stalled`. Calls (of workers, the planner, notifications)
+may last longer, so of these it only says that the position has not moved. It also names open producer transactions that
 hold records back.")]
 pub(super) struct Args {}
 
@@ -257,31 +260,44 @@ fn positions(config: &Config, log: &dyn Log, found: &mut Findings) {
     let names = storage::names(config);
     let mut all_ok = true;
     // Unreadable topologies are reported by the check of processors.
-    let (processors, _) = stalls::processors(config, &names);
-    for stalls::Processor { name, topic } in processors {
-        let faults = match log.position_faults(&name, &topic) {
-            // The processor has not started yet.
-            Err(LogError::UnknownTopic(_)) => continue,
+    let (processors, _) = processors(config, &names);
+    for one in processors {
+        match log.position_faults(&one.name, &one.topic) {
+            // The check of topics reports it.
+            Err(LogError::UnknownTopic(_)) if names.is_own(&one.topic) => {}
+            Err(LogError::UnknownTopic(_)) => {
+                all_ok = false;
+                found.add(CHECK, Status::Warning, describe_missing(&one));
+            }
             Err(error) => {
                 all_ok = false;
                 found.add(CHECK, Status::Failed, error.to_string());
-                continue;
             }
-            Ok(faults) => faults,
-        };
-        for PositionFault { detail, stalls } in faults {
-            all_ok = false;
-            let status = if stalls {
-                Status::Failed
-            } else {
-                Status::Warning
-            };
-            found.add(CHECK, status, detail);
+            Ok(faults) => {
+                for PositionFault { detail, stalls } in faults {
+                    all_ok = false;
+                    let status = if stalls {
+                        Status::Failed
+                    } else {
+                        Status::Warning
+                    };
+                    found.add(CHECK, status, detail);
+                }
+            }
         }
     }
     if all_ok {
         found.add(CHECK, Status::Ok, "");
     }
+}
+
+/// Brokers delete the positions of groups with a topic, so nothing shows whether there was one.
+fn describe_missing(one: &Processor) -> String {
+    let Processor { name, topic, .. } = one;
+    format!(
+        "{name}: there is no topic `{topic}`: it was deleted, with what was not read of it, or its owner has not created it yet; {name} \
+         reads it from its start as soon as it exists"
+    )
 }
 
 fn topics(config: &Config, log: &dyn Log, found: &mut Findings) {

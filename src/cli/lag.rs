@@ -1,36 +1,32 @@
 //! `omnilink lag`: how far behind each processor is, by records and by age.
 
-use std::time::Duration;
-
-use anyhow::{Context, bail};
+use anyhow::anyhow;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Global, access::Access, held, output, runtime};
+use super::{
+    Global,
+    access::Access,
+    held, output,
+    processors::{Kind, Positions, Processor, is_without_topic, processors},
+    runtime,
+};
 use crate::{
-    admission,
     base::clock::{Clock, SystemClock},
     config::Config,
-    log::{Log, LogError, topics::Names},
-    node::{postgres, topologies},
-    projections::{self, PROJECTION},
-    saga,
-    store::Store,
+    log::{Log, topics::Names},
     stream::lag::{self, Item},
-    workers,
 };
-
-/// Time limit for reading the projection's positions from Postgres.
-const POSTGRES_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   omnilink lag
   omnilink lag --json | jq '[.items[].records] | add'
 
-AGE is that of the oldest record that is not processed yet. An unknown value (Postgres is down) is `?`, in JSON null with
-an `error`. With the embedded log, or with OMNILINK_URL set, the running node answers: the key needs the permission
-`operator`. Otherwise Kafka and Postgres are read directly, with the topologies in topologies_dir on this machine.")]
+AGE is that of the oldest record that is not processed yet. An unknown value (Postgres is down, a partition has no
+leader) is `?`, in JSON null with an `error`. With the embedded log, or with OMNILINK_URL set, the running node answers:
+the key needs the permission `operator`. Otherwise Kafka and Postgres are read directly, with the topologies in
+topologies_dir on this machine.")]
 pub(super) struct Args {}
 
 pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
@@ -60,31 +56,34 @@ pub(super) fn main(global: &Global, _: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// The lag of all processors. A part that cannot be read becomes an item with the reason; fails if none can be read.
-pub(super) fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
+/// The lag of all processors. One that cannot be read becomes an item with the reason; fails if none can be read.
+fn of_log(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
+    let (processors, trouble) = processors(config, names);
+    let positions = Positions::new(config, log);
     let mut items = Vec::new();
     let mut known = false;
     let mut first_error = None;
-    for (part, found) in [
-        (
-            admission::NAME,
-            of_lanes(log, admission::NAME, &names.ingress),
-        ),
-        (saga::NAME, of_lanes(log, saga::NAME, &names.commands)),
-        (workers::NAME, of_lanes(log, workers::NAME, &names.steps)),
-        (PROJECTION, of_projections(config, log, names)),
-        ("topologies", of_topologies(config, log)),
-    ] {
-        match found {
+    for one in &processors {
+        match of_processor(log, &positions, one) {
             Ok(found) => {
-                known |= !found.is_empty();
+                known |= found.iter().any(|item| item.records.is_some());
                 items.extend(found);
             }
+            // There is nothing to read.
+            Err(error) if one.kind == Kind::Topology && is_without_topic(&error) => {}
+            // Each further question would wait as long.
+            Err(error) if one.kind != Kind::Projection && log.health().is_err() => {
+                return Err(error);
+            }
             Err(error) => {
-                items.push(Item::unknown(part, output::in_one_line(&error)));
+                items.push(Item::unknown(&one.name, output::in_one_line(&error)));
                 first_error.get_or_insert(error);
             }
         }
+    }
+    if let Some(why) = trouble {
+        items.push(Item::unknown("topologies", &why));
+        first_error.get_or_insert_with(|| anyhow!(why));
     }
     match first_error {
         Some(error) if !known => Err(error),
@@ -137,76 +136,13 @@ fn age(seconds: f64) -> String {
     }
 }
 
-/// The lag of a processor whose positions are in the log.
-fn of_lanes(log: &dyn Log, name: &str, topic: &str) -> anyhow::Result<Vec<Item>> {
-    let positions = lag::from_start(&log.positions(name, topic)?);
-    let now = SystemClock.now();
-    Ok(lag::items(log, (name, topic), &positions, now)?)
-}
-
-/// The position of a projection in each partition of its topic.
-pub(super) fn projected(
-    config: &Config,
+/// The lag of a processor in each partition.
+fn of_processor(
     log: &dyn Log,
-    (projection, topic): (&str, &str),
-) -> anyhow::Result<Vec<Option<u64>>> {
-    let store = if let Some(url) = &config.postgres_url {
-        Store::new(url.expose())?
-    } else {
-        let file = postgres::url_file(&config.data_dir);
-        let url = std::fs::read_to_string(&file)
-            .with_context(|| format!("{} cannot be read", file.display()))?;
-        Store::new(url.trim())?
-    };
-    let query = async {
-        let projected = projections::projected(&store, projection);
-        tokio::time::timeout(POSTGRES_TIMEOUT, projected).await
-    };
-    let projected = runtime()?
-        .block_on(query)
-        .with_context(|| {
-            format!(
-                "Postgres did not answer within {} s",
-                POSTGRES_TIMEOUT.as_secs()
-            )
-        })?
-        .context("Postgres")?;
-    let partitions = match log.partitions(topic) {
-        // The projection has not started yet, and there is nothing to read.
-        Err(LogError::UnknownTopic(_)) => 0,
-        partitions => partitions?,
-    };
-    Ok((0..partitions)
-        .map(|p| projected.get(&p).copied())
-        .collect())
-}
-
-fn of_projections(config: &Config, log: &dyn Log, names: &Names) -> anyhow::Result<Vec<Item>> {
-    let mut items = Vec::new();
-    for (projection, topic) in projections::topics(names) {
-        let processor = (projection, &*topic);
-        let positions = lag::from_start(&projected(config, log, processor)?);
-        items.extend(lag::items(log, processor, &positions, SystemClock.now())?);
-    }
-    Ok(items)
-}
-
-/// The topologies of the files on this machine. One whose topics do not exist yet has nothing to read.
-fn of_topologies(config: &Config, log: &dyn Log) -> anyhow::Result<Vec<Item>> {
-    let (_, checked) = topologies::read_files(config, &[])?;
-    let Some(set) = checked.set else {
-        bail!("the topology files have errors; `omnilink check` shows them");
-    };
-    let mut items = Vec::new();
-    for (processor, topic) in set.processors() {
-        match log.positions(processor, topic) {
-            Err(LogError::UnknownTopic(_)) => {}
-            positions => {
-                let now = SystemClock.now();
-                let positions = lag::from_start(&positions?);
-                items.extend(lag::items(log, (processor, topic), &positions, now)?);
-            }
-        }
-    }
-    Ok(items)
+    positions: &Positions<'_>,
+    one: &Processor,
+) -> anyhow::Result<Vec<Item>> {
+    let positions = positions.of(one)?;
+    let processor = (&*one.name, &*one.topic);
+    Ok(lag::items(log, processor, &positions, SystemClock.now())?)
 }

@@ -27,6 +27,7 @@ mod moment;
 mod output;
 mod planning;
 mod plans;
+mod processors;
 mod readers;
 mod rebuild;
 mod recorded;

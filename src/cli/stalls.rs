@@ -1,4 +1,4 @@
-//! Checks of `doctor` on Kafka that need no node: stalled processors of all nodes, found by their committed positions, and open
+//! Checks of `doctor` on Kafka that need no node: stalled processors of all nodes, found by their stored positions, and open
 //! producer transactions that hold records back.
 
 use std::{
@@ -10,20 +10,17 @@ use std::{
 
 use super::{
     findings::{Findings, Status},
-    held,
-    lag::projected,
-    output,
+    held, output,
+    processors::{Kind, Positions, Processor, is_without_topic, processors},
 };
 use crate::{
-    admission,
     base::clock::{Clock, SystemClock},
     config::Config,
     controls::Emergency,
-    log::{Cleanup, Log, LogError, OpenTransaction, topics::Names},
+    log::{Cleanup, Log, LogError, OpenTransaction},
     node::storage,
-    projections, saga,
     stream::{
-        lag::{self, First, first_records, from_start},
+        lag::{self, First, first_records},
         progress::STALLED_AFTER,
     },
 };
@@ -36,12 +33,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const OPEN_FOR: Duration = Duration::from_secs(3);
 /// Time limit for reading the first waiting records.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A processor and the topic that it reads.
-pub(super) struct Processor {
-    pub(super) name: String,
-    pub(super) topic: Arc<str>,
-}
 
 /// A partition with waiting records: the offset of the next one, and how many.
 struct Waiting {
@@ -68,13 +59,15 @@ fn check(
     let names = storage::names(config);
     let (all, trouble) = processors(config, &names);
     if let Some(trouble) = trouble {
-        found.add(PROCESSORS, Status::Warning, trouble);
+        let detail = format!("topologies: {trouble}");
+        found.add(PROCESSORS, Status::Warning, detail);
     }
     let partitions = partitions(log, &all)?;
+    let positions = Positions::new(config, log);
     let mut waiting: Vec<(&Processor, Vec<Waiting>)> = Vec::new();
     let (mut unknown, mut held) = (0, 0);
     for one in &all {
-        match behind(config, log, &names, one) {
+        match behind(log, &positions, one) {
             Ok(behind) if behind.is_empty() => {}
             Ok(behind) => match held::holds(emergency, &one.name) {
                 None => waiting.push((one, behind)),
@@ -86,7 +79,7 @@ fn check(
             },
             Err(why) => {
                 // The position of the projection is stored in Postgres.
-                let state = if is_projection(&names, one) {
+                let state = if one.kind == Kind::Projection {
                     "waiting"
                 } else {
                     "its position is unknown"
@@ -106,11 +99,11 @@ fn check(
         || !open.is_empty() && began.elapsed() < OPEN_FOR
     {
         std::thread::sleep(POLL_INTERVAL);
+        let positions = Positions::new(config, log);
         let mut still = Vec::new();
         for (one, mut partitions) in waiting {
             // A hanging transaction of the processor's own keeps its position from being read; then nothing has moved.
-            if let Ok(now) = positions(config, log, &names, one) {
-                let now = from_start(&now);
+            if let Ok(now) = positions.of(one) {
                 partitions.retain(|w| now.contains(&(w.partition, w.next)));
             }
             if !partitions.is_empty() {
@@ -159,31 +152,6 @@ fn check(
     Ok(())
 }
 
-/// All processors, with the topologies of the folder on this machine, and the reason if those cannot be read.
-pub(super) fn processors(config: &Config, names: &Names) -> (Vec<Processor>, Option<String>) {
-    let reads = |name: &str, topic: &str| Processor {
-        name: name.to_owned(),
-        topic: topic.into(),
-    };
-    let mut all = vec![
-        reads(admission::NAME, &names.ingress),
-        reads(saga::NAME, &names.commands),
-    ];
-    all.extend(projections::topics(names).map(|(name, topic)| reads(name, &topic)));
-    let trouble =
-        match crate::node::topologies::read_files(config, &[]).map(|(_, checked)| checked.set) {
-            Ok(Some(set)) => {
-                all.extend(set.processors().map(|(name, topic)| reads(name, topic)));
-                None
-            }
-            Ok(None) => {
-                Some("topologies: the files have errors; `omnilink check` shows them".to_owned())
-            }
-            Err(error) => Some(format!("topologies: {}", output::in_one_line(&error))),
-        };
-    (all, trouble)
-}
-
 /// All partitions of the topics that the processors read.
 fn partitions(log: &dyn Log, all: &[Processor]) -> Result<Vec<(Arc<str>, u32)>, LogError> {
     let topics: BTreeSet<&Arc<str>> = all.iter().map(|one| &one.topic).collect();
@@ -198,38 +166,17 @@ fn partitions(log: &dyn Log, all: &[Processor]) -> Result<Vec<(Arc<str>, u32)>, 
     Ok(partitions)
 }
 
-/// Whether the position of a processor is stored in Postgres.
-fn is_projection(names: &Names, one: &Processor) -> bool {
-    projections::topics(names)
-        .iter()
-        .any(|(name, _)| one.name == *name)
-}
-
-fn positions(
-    config: &Config,
-    log: &dyn Log,
-    names: &Names,
-    one: &Processor,
-) -> anyhow::Result<Vec<Option<u64>>> {
-    if is_projection(names, one) {
-        return projected(config, log, (&one.name, &one.topic));
-    }
-    match log.positions(&one.name, &one.topic) {
-        Ok(positions) => Ok(positions),
-        // The processor has not started yet, and there is nothing to read.
-        Err(LogError::UnknownTopic(_)) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The partitions in which committed records wait for a processor.
 fn behind(
-    config: &Config,
     log: &dyn Log,
-    names: &Names,
+    positions: &Positions<'_>,
     one: &Processor,
 ) -> anyhow::Result<Vec<Waiting>> {
-    let positions = from_start(&positions(config, log, names, one)?);
+    let positions = match positions.of(one) {
+        // There is nothing to read; the checks of topics and positions report it.
+        Err(error) if is_without_topic(&error) => return Ok(Vec::new()),
+        positions => positions?,
+    };
     let at: Vec<_> = positions
         .iter()
         .map(|(p, _)| (Arc::clone(&one.topic), *p))
@@ -268,12 +215,17 @@ fn describe_stall(one: &Processor, partitions: &[Waiting], watched: Duration) ->
     if partitions.len() > 4 {
         places.push_str(", …");
     }
-    format!(
-        "{}: stalled: no progress for {} s, and {records} records wait in {places}; /readyz and the log of the node that has the \
-         partition say why, if one runs it",
-        one.name,
-        watched.as_secs(),
-    )
+    let (name, seconds) = (&one.name, watched.as_secs());
+    match one.kind {
+        Kind::Effect | Kind::Notification => format!(
+            "{name}: its position has not moved for {seconds} s, and {records} records wait in {places}: the oldest call lasts long, is held \
+             by a control, or no node makes it; /readyz of the node that has the partition says which, if one runs it"
+        ),
+        Kind::System | Kind::Topology | Kind::Projection => format!(
+            "{name}: stalled: no progress for {seconds} s, and {records} records wait in {places}; /readyz and the log of the node that \
+             has the partition say why, if one runs it"
+        ),
+    }
 }
 
 /// Describes how many records wait for a held processor, and whether retention is about to delete them.
@@ -285,6 +237,7 @@ fn describe_hold(
 ) -> Result<String, LogError> {
     let at: Vec<_> = partitions.iter().map(|w| (w.partition, w.next)).collect();
     let lags = lag::lags(log, &one.topic, &at, SystemClock.now())?;
+    let lags = lags.into_iter().collect::<Result<Vec<_>, _>>()?;
     let records: u64 = lags.iter().map(|lag| lag.records).sum();
     let oldest_ms = lags.iter().map(|lag| lag.age_ms).max().unwrap_or_default();
     let mut detail = format!("{}: held: {why}; {records} records wait", one.name);
@@ -312,16 +265,19 @@ fn describe_transaction(one: &OpenTransaction, watched: Duration) -> String {
         end,
         since,
     } = one;
-    // The producer sets the time, which may be wrong.
-    let since = since.map(|since| SystemClock.now().0 - since.0);
-    let since = since.filter(|ms| *ms >= 0).map_or(watched, |ms| {
-        watched.max(Duration::from_millis(ms.unsigned_abs()))
-    });
+    // The producer's clock may be ahead.
+    let age_ms = since.map(|since| SystemClock.now().0 - since.0);
+    let age = age_ms.filter(|ms| *ms >= 0).map_or_else(
+        || format!("at least {} s", watched.as_secs()),
+        |ms| {
+            let age = watched.max(Duration::from_millis(ms.unsigned_abs()));
+            format!("{} s", age.as_secs())
+        },
+    );
     format!(
-        "{topic}/{partition}: a producer's transaction has been open for {} s: offsets {first} to {} cannot be read until it ends. The \
+        "{topic}/{partition}: a producer's transaction has been open for {age}: offsets {first} to {} cannot be read until it ends. The \
          producer commits or aborts it, or the broker does after the producer's transaction.timeout.ms; \
          `kafka-transactions.sh find-hanging` finds whose it is",
-        since.as_secs(),
         end - 1,
     )
 }
@@ -330,8 +286,9 @@ fn describe_transaction(one: &OpenTransaction, watched: Duration) -> String {
 mod tests {
     use super::*;
     use crate::{
+        admission,
         base::clock::{ManualClock, Millis},
-        log::{Append, Record, memory::MemoryLog},
+        log::{Append, Record, memory::MemoryLog, topics::Names},
     };
 
     #[test]
@@ -353,6 +310,7 @@ mod tests {
             let held = Processor {
                 name: admission::NAME.to_owned(),
                 topic: Arc::clone(&names.ingress),
+                kind: Kind::System,
             };
             let waiting = [Waiting {
                 partition: 0,
@@ -367,6 +325,29 @@ mod tests {
             let warning =
                 format!(", the oldest for {age_h} h, and t.ingress deletes records after 168 h");
             assert_eq!(detail.contains(&warning), warns, "{detail}");
+        }
+    }
+
+    #[test]
+    fn the_age_of_a_transaction_is_that_of_its_first_record_if_it_has_a_time() {
+        let now = SystemClock.now();
+        for (since, age) in [
+            (None, "open for at least 4 s"),
+            (Some(now.0 + 60_000), "open for at least 4 s"),
+            (Some(now.0 - 1_000), "open for 4 s"),
+            (Some(now.0 - 90_500), "open for 90 s"),
+        ] {
+            let open = OpenTransaction {
+                topic: "shop".into(),
+                partition: 2,
+                first: 3,
+                end: 8,
+                since: since.map(Millis),
+            };
+            let detail = describe_transaction(&open, Duration::from_secs(4));
+            assert!(detail.starts_with("shop/2: "), "{detail}");
+            assert!(detail.contains(age), "{detail}");
+            assert!(detail.contains("offsets 3 to 7"), "{detail}");
         }
     }
 }

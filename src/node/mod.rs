@@ -2,6 +2,7 @@
 
 mod control_records;
 mod cron;
+mod effects;
 pub(crate) mod event_schemas;
 mod lags;
 mod notify;

@@ -4,16 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{storage::Storage, watch::Watch};
+use super::{effects, storage::Storage, watch::Watch};
 use crate::{
     base::clock::SystemClock,
     config::Config,
     controls::Controls,
     planner::{self, EffectParts, Following, Planner, Settings},
-    stream::{
-        effect,
-        progress::{ProcessorStatus, Progress},
-    },
+    stream::{effect, progress::Progress},
     telemetry::{Need, PartStatus, Readiness},
     workflows::Current,
 };
@@ -61,16 +58,7 @@ pub(super) fn start(
     watch.processor(planner::NAME, &progress);
     let (reported, of_processor) = (planner.clone(), Arc::clone(&progress));
     readiness.part(planner::NAME, Need::Optional, move || {
-        let processor = match of_processor.status() {
-            // Language models take their time.
-            ProcessorStatus::Waiting(what) if what.starts_with(effect::CALL) => {
-                PartStatus::ok(what)
-            }
-            status => status
-                .detail()
-                .map_or(PartStatus::ok(""), PartStatus::degraded),
-        };
-        processor.and(reported.status())
+        effects::status(&of_processor).and(reported.status())
     });
     let parts = EffectParts {
         controls: Arc::clone(controls),

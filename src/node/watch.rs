@@ -36,6 +36,8 @@ const FAILURE_INTERVAL: Duration = Duration::from_millis(200);
 const STALL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between measurements of the lag, which read the oldest waiting record of each partition.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How long questions for the lag may take of which one fails: what has not been asked for by then is unknown.
+const LAG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a stall of a processor is not recorded again.
 const RECORD_INTERVAL: Duration = Duration::from_mins(10);
@@ -93,9 +95,13 @@ impl Watched {
         all.map(Arc::clone).collect()
     }
 
-    /// The lag of each processor in each partition assigned to this node.
+    /// The lag of each processor in each partition assigned to this node. What cannot be read is an item with the error; fails if nothing
+    /// can be read.
     pub(crate) fn lags(&self, log: &dyn Log, now: Millis) -> Result<Vec<Item>, LogError> {
+        let began = Instant::now();
         let mut items = Vec::new();
+        // Set when the log does not answer: each further question would wait as long.
+        let mut away: Option<LogError> = None;
         for one in self.all() {
             let positions = one.positions();
             if positions.is_empty()
@@ -103,19 +109,24 @@ impl Watched {
             {
                 items.push(Item::unknown(one.name.clone(), why));
             }
-            let held = match one.progress.status() {
-                ProcessorStatus::Held(why) => Some(why),
-                _ => None,
-            };
             for (topic, positions) in positions {
-                let of_topic = lag::items(log, (&one.name, &topic), &positions, now)?;
-                items.extend(of_topic.into_iter().map(|item| Item {
-                    held: held.clone(),
-                    ..item
-                }));
+                let read = match &away {
+                    Some(error) => Err(error.clone()),
+                    None => lag::items(log, (&one.name, &topic), &positions, now),
+                };
+                if let Err(error) = &read
+                    && away.is_none()
+                    && (began.elapsed() >= LAG_PATIENCE || log.health().is_err())
+                {
+                    away = Some(error.clone());
+                }
+                items.extend(one.shown(read));
             }
         }
-        Ok(items)
+        match away {
+            Some(error) if items.iter().all(|item| item.records.is_none()) => Err(error),
+            _ => Ok(items),
+        }
     }
 
     fn check(&self, log: &dyn Log, audit: &Audit) {
@@ -181,10 +192,27 @@ impl Processor {
         by_topic
     }
 
+    /// What was read of its lag in a topic.
+    fn shown(&self, read: Result<Vec<Item>, LogError>) -> Vec<Item> {
+        let held = match self.progress.status() {
+            ProcessorStatus::Held(why) => Some(why),
+            _ => None,
+        };
+        let unknown = |error: LogError| vec![Item::unknown(&self.name, error.to_string())];
+        let items = read.unwrap_or_else(unknown).into_iter();
+        items
+            .map(|item| Item {
+                held: held.clone(),
+                ..item
+            })
+            .collect()
+    }
+
     fn lag(&self, log: &dyn Log, now: Millis) -> Result<Lag, LogError> {
         let mut all = Lag::default();
         for (topic, positions) in self.positions() {
             for one in lag::lags(log, &topic, &positions, now)? {
+                let one = one?;
                 all.records += one.records;
                 all.uncommitted += one.uncommitted;
                 all.age_ms = all.age_ms.max(one.age_ms);
@@ -273,5 +301,50 @@ impl Drop for Watching {
         for thread in self.threads.drain(..) {
             threads::join(thread);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Append, Cleanup, Record, TopicSpec, memory::MemoryLog};
+
+    #[test]
+    fn what_cannot_be_read_hides_no_other_lag() {
+        let log = MemoryLog::new(Arc::new(SystemClock));
+        let spec = TopicSpec {
+            name: "in".into(),
+            partitions: 1,
+            cleanup: Cleanup::Keep,
+        };
+        log.provision(&[spec], true).unwrap();
+        let append = || Append {
+            topic: "in".into(),
+            record: Record::default(),
+        };
+        let appended = log.append(vec![append(), append()], None);
+        appended.blocking_recv().unwrap().unwrap();
+        let processors = ["one", "two"].map(|name| (name.to_owned(), Arc::<Progress>::default()));
+        let [one, two] = processors.each_ref().map(|(_, progress)| progress.lane());
+        one.set_position("gone", 3, 7);
+        one.set_position("in", 0, 1);
+        two.set_position("in", 0, 0);
+        let watched = Watched::default();
+        watched.replace(&processors);
+        let items = watched.lags(&log, SystemClock.now()).unwrap();
+        let [gone, rest @ ..] = &items[..] else {
+            panic!("{items:?}");
+        };
+        assert_eq!((&*gone.processor, gone.partition), ("one", Some(3)));
+        assert_eq!(gone.records, None);
+        assert!(
+            gone.error.as_ref().unwrap().contains("`gone`/3"),
+            "{gone:?}"
+        );
+        let known = rest.iter().map(|item| (&*item.processor, item.records));
+        assert_eq!(
+            known.collect::<Vec<_>>(),
+            [("one", Some(1)), ("two", Some(2))]
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context;
 
 use super::{
+    effects,
     storage::{self, Storage},
     watch::Watch,
 };
@@ -16,11 +17,8 @@ use crate::{
     config::Config,
     controls::Controls,
     limits::Limiter,
-    stream::{
-        effect,
-        progress::{ProcessorStatus, Progress},
-    },
-    telemetry::{Need, PartStatus, Readiness},
+    stream::{effect, progress::Progress},
+    telemetry::{Need, Readiness},
     workers::{self, DatabaseTools, Results, ToolStates},
     workflows::Current,
 };
@@ -45,15 +43,7 @@ pub(super) fn start(
     watch.processor(workers::NAME, &progress);
     let reported = Arc::clone(&progress);
     readiness.part(workers::NAME, Need::Optional, move || {
-        match reported.status() {
-            // Workers may take as long as their steps allow.
-            ProcessorStatus::Waiting(what) if what.starts_with(effect::CALL) => {
-                PartStatus::ok(what)
-            }
-            status => status
-                .detail()
-                .map_or(PartStatus::ok(""), PartStatus::degraded),
-        }
+        effects::status(&reported)
     });
     let parts = workers::Parts {
         clock: Arc::new(SystemClock),

@@ -114,12 +114,8 @@ pub fn start(
             continue;
         };
         let sender = Arc::new(sender(&first.to)?);
-        let sources: BTreeSet<Source> = items
-            .iter()
-            .flat_map(|item| item.on.iter().map(|on| Source::of(*on)))
-            .collect();
-        for source in sources {
-            let name = format!("{PREFIX}{}.{id}", source.name());
+        for source in sources(&items) {
+            let name = name(source, &id);
             let deliver = Deliver::new(
                 name.clone(),
                 source,
@@ -148,6 +144,27 @@ pub fn start(
         }
     }
     Ok(running)
+}
+
+/// The effects of these items: the name of each, and the topic that it reads.
+pub fn processors(items: &[Notify], names: &Names) -> Vec<(String, Arc<str>)> {
+    let mut processors = Vec::new();
+    for (id, items) in targets(items) {
+        for source in sources(&items) {
+            processors.push((name(source, &id), source.topic(names).into()));
+        }
+    }
+    processors
+}
+
+fn name(source: Source, id: &str) -> String {
+    format!("{PREFIX}{}.{id}", source.name())
+}
+
+/// The topics that record what these items want to know.
+fn sources(items: &[&Notify]) -> BTreeSet<Source> {
+    let on = items.iter().flat_map(|item| &item.on);
+    on.map(|on| Source::of(*on)).collect()
 }
 
 /// The items of each target, by an id that stays the same when other items of the list change.

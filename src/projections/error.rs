@@ -1,8 +1,11 @@
 //! Errors of projections.
 
-use super::target::{ODOO, ODOO_DLQ, ODOO_INGRESS, PROJECTION};
+use super::{
+    target::{ODOO, ODOO_DLQ, ODOO_INGRESS, PROJECTION},
+    topics,
+};
 use crate::{
-    log::LogError,
+    log::{LogError, topics::Names},
     store::{Class, StoreError},
 };
 
@@ -133,11 +136,29 @@ fn rebuild_names(projection: &str) -> &str {
 }
 
 /// The topic that a projection reads, without its prefix.
-fn topic_name(projection: &str) -> &str {
-    match projection {
-        ODOO => "events",
-        ODOO_DLQ => "dlq",
-        ODOO_INGRESS => "ingress",
-        other => other,
+fn topic_name(projection: &str) -> String {
+    let topics = topics(&Names::new(""));
+    let topic = topics.into_iter().find(|(name, _)| *name == projection);
+    topic.map_or_else(|| projection.to_owned(), |(_, topic)| topic.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topic_of_each_projection_is_named() {
+        for (projection, topic) in topics(&Names::new("")) {
+            let error = ProjectionError::AnotherTopic {
+                projection: projection.to_owned(),
+                position: 7,
+                was: "a".into(),
+                is: "b".into(),
+            };
+            let error = error.to_string();
+            let named = format!("`{projection}` has rows of an earlier topic `{topic}` (");
+            assert!(error.contains(&named), "{error}");
+        }
+        assert_eq!(topic_name("tasks"), "steps");
     }
 }

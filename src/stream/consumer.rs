@@ -245,8 +245,10 @@ impl<H: Handler> Consumer<H> {
             None => {}
             Some(State::Waiting(what)) => progress.waiting(what),
             Some(State::Held(why)) => progress.held(why),
-            Some(State::Running) if self.member => progress.running(),
-            Some(State::Running) => progress.starting(JOINING),
+            Some(State::Running) if !self.member => progress.starting(JOINING),
+            // It has opened its partitions, and polled none of them yet.
+            Some(State::Running) if matches!(step, Step::Assigned) => {}
+            Some(State::Running) => progress.running(),
         }
         Ok(step)
     }

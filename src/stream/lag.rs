@@ -37,17 +37,17 @@ pub fn lag(
     now: Millis,
 ) -> Result<Lag, LogError> {
     let all = lags(log, topic, &[(partition, next)], now)?;
-    Ok(all.into_iter().next().unwrap_or_default())
+    all.into_iter().next().unwrap_or_else(|| Ok(Lag::default()))
 }
 
-/// The lag of each of these positions (partition, next offset) in a topic. Requests all end offsets at once, and reads the oldest
-/// unprocessed records concurrently.
+/// The lag of each of these positions (partition, next offset) in a topic; an error for a partition whose end is not known now.
+/// Requests all end offsets at once, and reads the oldest unprocessed records concurrently.
 pub fn lags(
     log: &dyn Log,
     topic: &str,
     positions: &[(u32, u64)],
     now: Millis,
-) -> Result<Vec<Lag>, LogError> {
+) -> Result<Vec<Result<Lag, LogError>>, LogError> {
     let name: Arc<str> = topic.into();
     let at: Vec<_> = positions
         .iter()
@@ -56,22 +56,14 @@ pub fn lags(
     let ends = ends(log, &at)?;
     let mut all = Vec::with_capacity(positions.len());
     let mut behind = Vec::new();
-    for (index, ((partition, next), ends)) in positions.iter().zip(ends).enumerate() {
-        let Some(ends) = ends else {
-            return Err(LogError::Unavailable(Unavailable::EndUnknown {
-                topic: topic.to_owned(),
-                partition: *partition,
-            }));
-        };
-        let mut next = *next;
-        if next > ends.high {
-            // A position beyond the end does not belong to this log: all records may be unread.
-            next = log.offset_range(topic, *partition)?.start;
+    for (index, (position, ends)) in positions.iter().zip(ends).enumerate() {
+        let unprocessed = unprocessed(log, topic, *position, ends);
+        if let Ok((next, ends)) = unprocessed
+            && next < ends.stable
+        {
+            behind.push((index, position.0, next, ends));
         }
-        if next < ends.stable {
-            behind.push((index, *partition, next, ends));
-        }
-        all.push(open(ends, ends.stable.max(next)));
+        all.push(unprocessed.map(|(next, ends)| open(ends, ends.stable.max(next))));
     }
     let read: Vec<_> = behind.iter().map(|(_, p, next, _)| (*p, *next)).collect();
     let first = first_records(log, topic, &read, DEADLINE)?;
@@ -88,11 +80,32 @@ pub fn lags(
                 ..Lag::default()
             },
         };
-        let lag = &mut all[index];
-        lag.records += readable.records;
-        lag.age_ms = readable.age_ms;
+        if let Ok(lag) = &mut all[index] {
+            lag.records += readable.records;
+            lag.age_ms = readable.age_ms;
+        }
     }
     Ok(all)
+}
+
+/// Where the unprocessed records of a partition begin, and its ends.
+fn unprocessed(
+    log: &dyn Log,
+    topic: &str,
+    (partition, next): (u32, u64),
+    ends: Option<Ends>,
+) -> Result<(u64, Ends), LogError> {
+    let Some(ends) = ends else {
+        return Err(LogError::Unavailable(Unavailable::EndUnknown {
+            topic: topic.to_owned(),
+            partition,
+        }));
+    };
+    if next > ends.high {
+        // A position beyond the end does not belong to this log: all records may be unread.
+        return Ok((log.offset_range(topic, partition)?.start, ends));
+    }
+    Ok((next, ends))
 }
 
 /// The number of records after the last stable offset.
@@ -219,7 +232,7 @@ impl Item {
     }
 }
 
-/// The lag of these positions (partition, next offset) of a processor.
+/// The lag of these positions (partition, next offset) of a processor; a partition whose end is not known now has the error.
 pub fn items(
     log: &dyn Log,
     (processor, topic): (&str, &str),
@@ -227,10 +240,14 @@ pub fn items(
     now: Millis,
 ) -> Result<Vec<Item>, LogError> {
     let lags = lags(log, topic, positions, now)?;
-    let positions = positions.iter().zip(lags);
-    Ok(positions
-        .map(|((partition, _), lag)| Item::of(processor, *partition, lag))
-        .collect())
+    let item = |(position, lag): (&(u32, u64), Result<Lag, LogError>)| match lag {
+        Ok(lag) => Item::of(processor, position.0, lag),
+        Err(error) => Item {
+            partition: Some(position.0),
+            ..Item::unknown(processor, error.to_string())
+        },
+    };
+    Ok(positions.iter().zip(lags).map(item).collect())
 }
 
 /// Committed positions in the form that [`items`] takes: 0 for partitions without one, so that all their records count.

@@ -118,7 +118,7 @@ const DELAY_BUCKETS: &[f64] = &[
 
 const PROCESSOR: Label = Label {
     name: "processor",
-    values: "`admission`, the projection, each stage of each topology",
+    values: "`admission`, `saga`, `workers`, `planner`, each projection, each `notify.…`, each stage of each topology",
 };
 
 macro_rules! registry {

@@ -1,7 +1,14 @@
 //! Lanes stepped on one thread, on a log in memory with a clock that the test moves: crashes, rebalances, fenced owners and failing
 //! calls between any two steps, and still each input counts once and each timer fires once. A seed is the whole run.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use omnilink::{
     base::clock::{Clock, ManualClock, Millis},
@@ -13,7 +20,7 @@ use omnilink::{
     stream::{
         Context, Failure, Processor, Rejected, Timer, Transform,
         lane::{Driver, Setup, Step},
-        progress::Progress,
+        progress::{ProcessorStatus, Progress},
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -451,4 +458,62 @@ fn a_seed_is_the_same_run_each_time() {
     for seed in 0..20 {
         assert_eq!(run(seed), run(seed), "seed {seed}");
     }
+}
+
+/// Its state cannot be read while the flag is set.
+struct Damaged(Arc<AtomicBool>);
+
+impl Processor for Damaged {
+    fn name(&self) -> &'static str {
+        "damaged"
+    }
+
+    fn topics(&self) -> Vec<String> {
+        Counting.topics()
+    }
+
+    fn transform(
+        &self,
+        space: &Space,
+        state: &StateStore,
+    ) -> Result<Box<dyn Transform>, StateError> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(StateError::damaged("a row"));
+        }
+        Counting.transform(space, state)
+    }
+}
+
+#[test]
+fn a_lane_that_cannot_be_opened_is_stalled_until_it_has_polled() {
+    let World { clock, log, .. } = World::new(0);
+    let progress = Arc::new(Progress::new(Arc::<ManualClock>::clone(&clock)));
+    let setup = Setup {
+        log,
+        dlq: "dlq".into(),
+        progress: Arc::clone(&progress),
+        clock: Arc::<ManualClock>::clone(&clock),
+    };
+    let damaged = Arc::new(AtomicBool::new(true));
+    let mut driver = Driver::seeded(Arc::new(Damaged(Arc::clone(&damaged))), setup, 0);
+    let stalled = |status: &ProcessorStatus| matches!(status, ProcessorStatus::Stalled(why) if why.contains("a row is damaged"));
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        assert!(matches!(driver.step(Duration::ZERO), Step::Joined));
+        seen.push(progress.status());
+        let step = driver.step(Duration::ZERO);
+        assert!(matches!(step, Step::Failed { .. }), "{step:?}");
+        seen.push(progress.status());
+        clock.advance(1_000);
+    }
+    assert_eq!(seen[0], ProcessorStatus::Running);
+    let first = seen.iter().position(stalled).unwrap();
+    assert!(seen[first..].iter().all(stalled), "{seen:?}");
+    damaged.store(false, Ordering::SeqCst);
+    for _ in 0..2 {
+        driver.step(Duration::ZERO);
+        assert!(stalled(&progress.status()), "{:?}", progress.status());
+    }
+    driver.step(Duration::ZERO);
+    assert_eq!(progress.status(), ProcessorStatus::Running);
 }

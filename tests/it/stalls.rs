@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::support::{
     LogKind, TestLog, append,
     command::{Up, errors, get, omnilink, output},
-    env_or_skip, on_both_logs, record, value,
+    env_or_skip, on_both_logs, record, value, wait_until,
 };
 
 on_both_logs!(a_lane_that_hangs_is_seen);
@@ -149,6 +149,9 @@ steps:
             "topics": { "prefix": test_log.prefix, "partitions": 2, "replication_factor": 1 },
             "secret_key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
             "postgres": { "url": "postgres://nobody:none@127.0.0.1:9/none" },
+            "notify": [{ "on": ["dlq"], "to": { "webhook": {
+                "url": "http://127.0.0.1:9/", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+            } } }],
         });
         std::fs::write(dir.join("omnilink.yaml"), config.to_string()).unwrap();
         let first = ["keys", "create", "--first", "--data-dir", "data"];
@@ -235,13 +238,23 @@ fn stalled_processors_are_reported() {
     };
     assert_eq!(of(&lag, "admission").len(), 2, "{lag:?}");
     assert_eq!(of(&lag, "topology.shop").len(), 1, "{lag:?}");
-    let unknown = of(&lag, "events");
-    assert_eq!(unknown.len(), 1, "{lag:?}");
-    assert_eq!(unknown[0]["records"], Value::Null);
-    assert!(
-        unknown[0]["error"].as_str().unwrap().contains("Postgres"),
-        "{unknown:?}"
-    );
+    for name in ["saga", "workers", "planner"] {
+        assert_eq!(of(&lag, name).len(), 2, "{name} {lag:?}");
+    }
+    for name in ["events", "audit", "odoo.ingress", "runs", "tasks"] {
+        let unknown = of(&lag, name);
+        assert_eq!(unknown.len(), 1, "{name} {lag:?}");
+        assert_eq!(unknown[0]["records"], Value::Null);
+        let error = unknown[0]["error"].as_str().unwrap();
+        assert!(error.contains("Postgres"), "{unknown:?}");
+    }
+    wait_until("notifications have positions", || {
+        let is_one = |item: &Value| {
+            let name = item["processor"].as_str().unwrap();
+            name.starts_with("notify.dlq.") && item["records"] == 0
+        };
+        node.lag().iter().filter(|item| is_one(item)).count() == 2
+    });
     let mut table = omnilink(node.test_log.dir.path(), &["lag", "--data-dir", "data"]);
     let (code, table, _) = output(&mut table);
     assert_eq!(code, 0);
@@ -289,6 +302,12 @@ fn an_open_transaction_is_reported() {
     assert_eq!(quiet.len(), 1);
     assert_eq!(quiet[0].0, "ok", "{quiet:?}");
     let shop = node.shop.clone();
+    // Its producers give the time, and this one gives seconds.
+    let settings = [
+        ("message.timestamp.type", "CreateTime"),
+        ("retention.ms", "-1"),
+    ];
+    node.test_log.alter_topic(&shop, &settings);
     let producer: BaseProducer = ClientConfig::new()
         .set(
             "bootstrap.servers",
@@ -303,7 +322,7 @@ fn an_open_transaction_is_reported() {
     for n in 0..5 {
         let value = json!({ "id": n }).to_string();
         let record = BaseRecord::<str, str>::to(&shop).payload(&value);
-        assert!(producer.send(record).is_ok());
+        assert!(producer.send(record.timestamp(1_764_411_000)).is_ok());
     }
     producer.flush(patience).unwrap();
 
@@ -313,6 +332,7 @@ fn an_open_transaction_is_reported() {
     assert_eq!(status, "warning");
     assert!(detail.starts_with(&format!("{shop}/0: ")), "{detail}");
     assert!(detail.contains("offsets 0 to 4"), "{detail}");
+    assert!(detail.contains("open for at least "), "{detail}");
     let of_shop = || -> Value {
         let lag = node.lag();
         let item = lag.iter().find(|item| item["processor"] == "topology.shop");
@@ -345,6 +365,33 @@ fn an_open_transaction_is_reported() {
         (&json!(0), None)
     );
     assert_eq!(node.doctor("transactions")[0].0, "ok");
+}
+
+#[test]
+fn a_source_that_was_deleted_is_reported() {
+    let Some(node) = Node::start() else {
+        return;
+    };
+    node.wait_for_detail("topologies", "");
+    let ok = ("ok".to_owned(), String::new());
+    assert_eq!(node.doctor("positions"), [ok]);
+    node.test_log.kafka_admin().delete(&node.shop);
+    let missing = format!("topology.shop: there is no topic `{}`", node.shop);
+    wait_until("the finding", || {
+        let found = node.doctor("positions");
+        matches!(&found[..], [(status, detail)] if status == "warning" && detail.starts_with(&missing))
+    });
+    // It hides no other processor.
+    wait_until("the lag of the others", || {
+        let mut command = omnilink(node.test_log.dir.path(), &["lag", "--json"]);
+        command.args(["--data-dir", "data"]);
+        let (code, out, error) = output(command.env("OMNILINK_URL", &node.up.url));
+        assert_eq!(code, 0, "{error}");
+        let lag: Value = serde_json::from_str(&out).unwrap();
+        let items = lag["items"].as_array().unwrap();
+        let of = |name: &'static str| items.iter().filter(move |item| item["processor"] == name);
+        of("admission").count() == 2 && of("topology.shop").any(|item| item["error"].is_string())
+    });
 }
 
 /// Checks the metrics of a node with promtool.

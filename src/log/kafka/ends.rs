@@ -12,9 +12,11 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{CLIENT, KafkaOptions, REQUEST, classify::Doing};
+use super::{
+    CLIENT, KafkaOptions, REQUEST, classify::Doing, reader::plausible_timestamp,
+};
 use crate::{
-    base::clock::Millis,
+    base::clock::{Clock, SystemClock},
     log::{LogError, OpenTransaction},
 };
 
@@ -141,18 +143,17 @@ pub(super) fn reader_of<'o>(
 fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<(), LogError> {
     let reader = reader_of(options, open.iter(), FIRST)?;
     let deadline = Instant::now() + READ;
-    while open.iter().any(|one| one.since.is_none()) && Instant::now() < deadline {
+    let mut unread: Vec<&mut OpenTransaction> = open.iter_mut().collect();
+    while !unread.is_empty() && Instant::now() < deadline {
         // What cannot be read has no time, which its caller shows.
         let Some(Ok(message)) = reader.poll(Duration::from_millis(100)) else {
             continue;
         };
-        let mut same = open.iter_mut().filter(|one| {
+        let is_of = |one: &&mut OpenTransaction| {
             (&*one.topic, one.partition as i32) == (message.topic(), message.partition())
-        });
-        if let Some(one) = same.next()
-            && one.since.is_none()
-        {
-            one.since = message.timestamp().to_millis().map(Millis);
+        };
+        if let Some(at) = unread.iter().position(is_of) {
+            unread.swap_remove(at).since = plausible_timestamp(message.timestamp(), SystemClock.now());
         }
     }
     Ok(())

@@ -229,11 +229,9 @@ fn is_transient(error: &KafkaError) -> bool {
 
 fn fetched(message: &BorrowedMessage<'_>, topics: &[String]) -> Fetched {
     let topic = message.topic();
-    let timestamp = match message.timestamp() {
-        Timestamp::LogAppendTime(ms) => Millis(ms),
-        Timestamp::CreateTime(ms) => plausible_timestamp(Some(ms), SystemClock.now()),
-        Timestamp::NotAvailable => plausible_timestamp(None, SystemClock.now()),
-    };
+    // Else the time at which the record was taken in.
+    let now = SystemClock.now();
+    let timestamp = plausible_timestamp(message.timestamp(), now).unwrap_or(now);
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
             .iter()
@@ -259,12 +257,18 @@ const EARLIEST: i64 = 946_684_800_000;
 /// How far a producer's clock may be ahead, in milliseconds.
 const AHEAD_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// The timestamp that the producer set, or the current time if there is none or it is implausible (seconds or microseconds in place of
-/// milliseconds, a clock that was never set). Units are not guessed.
-fn plausible_timestamp(given: Option<i64>, now: Millis) -> Millis {
-    given
-        .filter(|ms| (EARLIEST..=now.0.saturating_add(AHEAD_MS)).contains(ms))
-        .map_or(now, Millis)
+/// The time of a record, by the broker or by its producer; `None`: its producer gave none, or an implausible one (seconds or
+/// microseconds in place of milliseconds, a clock that was never set). Units are not guessed.
+pub(super) fn plausible_timestamp(given: Timestamp, now: Millis) -> Option<Millis> {
+    let ms = match given {
+        Timestamp::LogAppendTime(ms) => Some(ms),
+        Timestamp::CreateTime(ms) => {
+            let latest = now.0.saturating_add(AHEAD_MS);
+            (EARLIEST..=latest).contains(&ms).then_some(ms)
+        }
+        Timestamp::NotAvailable => None,
+    };
+    ms.map(Millis)
 }
 
 /// Copies key and value into one buffer, which halves the allocations.
@@ -288,8 +292,9 @@ mod tests {
     #[test]
     fn implausible_timestamps_are_replaced() {
         let now = Millis(1_764_411_000_123);
+        let created = |ms| plausible_timestamp(Timestamp::CreateTime(ms), now);
         for good in [EARLIEST, now.0 - 5, now.0, now.0 + AHEAD_MS] {
-            assert_eq!(plausible_timestamp(Some(good), now), Millis(good));
+            assert_eq!(created(good), Some(Millis(good)));
         }
         for bad in [
             i64::MIN,
@@ -301,8 +306,10 @@ mod tests {
             now.0 * 1000,
             i64::MAX,
         ] {
-            assert_eq!(plausible_timestamp(Some(bad), now), now, "{bad}");
+            assert_eq!(created(bad), None, "{bad}");
         }
-        assert_eq!(plausible_timestamp(None, now), now);
+        let appended = plausible_timestamp(Timestamp::LogAppendTime(5), now);
+        assert_eq!(appended, Some(Millis(5)));
+        assert_eq!(plausible_timestamp(Timestamp::NotAvailable, now), None);
     }
 }

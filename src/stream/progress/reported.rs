@@ -46,6 +46,8 @@ struct Failing {
     since: Duration,
     last: Duration,
     error: String,
+    /// Whether it has worked again after the last error, or waits or is held: it has restored its state and polled.
+    over: bool,
 }
 
 impl Reported {
@@ -63,6 +65,13 @@ impl Reported {
     }
 
     pub(super) fn enter(&mut self, state: LaneState, now: Duration) {
+        let tries = matches!(
+            state,
+            LaneState::Starting { .. } | LaneState::Retrying { .. }
+        );
+        if !tries && let Some(failure) = &mut self.failure {
+            failure.over = true;
+        }
         if self.state != state {
             if std::mem::discriminant(&self.state) != std::mem::discriminant(&state) {
                 self.since = now;
@@ -73,12 +82,14 @@ impl Reported {
 
     pub(super) fn failed(&mut self, error: String, now: Duration) {
         let going_on = self.failure.as_ref().filter(|failure| {
-            self.progressed <= failure.since && now.saturating_sub(failure.last) < SAME_FAILURE
+            self.progressed <= failure.since
+                && (!failure.over || now.saturating_sub(failure.last) < SAME_FAILURE)
         });
         self.failure = Some(Failing {
             since: going_on.map_or(now, |failure| failure.since),
             last: now,
             error: error.clone(),
+            over: false,
         });
         self.enter(LaneState::Retrying { error }, now);
     }
@@ -100,28 +111,10 @@ impl Reported {
     pub(super) fn status(&self, now: Duration) -> ProcessorStatus {
         let idle = now.saturating_sub(self.progressed);
         match &self.state {
-            LaneState::Starting { what } => {
-                if now.saturating_sub(self.since) < START_SHOWN_AFTER {
-                    ProcessorStatus::Running
-                } else {
-                    ProcessorStatus::Waiting(what.clone())
-                }
-            }
+            LaneState::Starting { what } => self.starting(what, now),
             LaneState::Waiting { what } => ProcessorStatus::Waiting(what.clone()),
             LaneState::Held { why } => ProcessorStatus::Held(why.clone()),
-            LaneState::Retrying { error } => {
-                let failing = self
-                    .failure
-                    .as_ref()
-                    .map_or(self.since, |failing| failing.since);
-                let failing = now.saturating_sub(failing).min(idle);
-                if failing >= STALLED_AFTER {
-                    let waiting = self.waiting_records();
-                    ProcessorStatus::Stalled(stalled(waiting, idle, Some(error)))
-                } else {
-                    ProcessorStatus::Retrying(error.clone())
-                }
-            }
+            LaneState::Retrying { error } => self.failing(error, now, now),
             LaneState::Running => match self.oldest_call(now) {
                 Some((what, age)) if age.min(idle) >= CALL_SHOWN_AFTER => {
                     ProcessorStatus::Waiting(format!("{what}, for {} s", age.as_secs()))
@@ -131,6 +124,41 @@ impl Reported {
                 _ => self.stuck(idle, now).unwrap_or(ProcessorStatus::Running),
             },
         }
+    }
+
+    /// A lane that fails when it opens its partitions starts again and again: until it has restored its state and polled, it is shown as
+    /// it was when the start began.
+    fn starting(&self, what: &str, now: Duration) -> ProcessorStatus {
+        let began = self.since;
+        let shown = now.saturating_sub(began) >= START_SHOWN_AFTER;
+        let failure = self.failure.as_ref();
+        if let Some(failure) = failure.filter(|one| !one.over && self.progressed <= one.since) {
+            return match self.failing(&failure.error, began, now) {
+                ProcessorStatus::Retrying(error) if shown => {
+                    ProcessorStatus::Retrying(format!("{error}; now waiting: {what}"))
+                }
+                status => status,
+            };
+        }
+        if let Some(stuck) = self.stuck(began.saturating_sub(self.progressed), began) {
+            return stuck;
+        }
+        if shown {
+            ProcessorStatus::Waiting(what.to_owned())
+        } else {
+            ProcessorStatus::Running
+        }
+    }
+
+    /// The status of a lane whose last attempt ended at `until`: a start in progress may last long, and counts for nothing.
+    fn failing(&self, error: &str, until: Duration, now: Duration) -> ProcessorStatus {
+        let since = self.failure.as_ref().map_or(self.since, |one| one.since);
+        if until.saturating_sub(since.max(self.progressed)) < STALLED_AFTER {
+            return ProcessorStatus::Retrying(error.to_owned());
+        }
+        let idle = now.saturating_sub(self.progressed);
+        let waiting = self.waiting_records();
+        ProcessorStatus::Stalled(stalled(waiting, idle, Some(error)))
     }
 
     /// Records the start of a call; returns its id.

@@ -235,3 +235,82 @@ fn a_lane_that_fails_again_and_again_stalls_with_its_error() {
         "{late:?}"
     );
 }
+
+#[test]
+fn a_lane_that_fails_when_it_opens_is_not_well_before_it_has_polled() {
+    let bed = Bed::new();
+    for second in 0..30 {
+        bed.at(second);
+        bed.lane.starting("its partitions");
+        let starting = bed.progress.status();
+        bed.lane.starting("the state of events/0 is restored");
+        bed.lane.set_position("events", 0, 5);
+        bed.lane.retrying("it has lost its end");
+        let failed = bed.progress.status();
+        let ends = |status: &ProcessorStatus, so: &str| {
+            let detail = status.detail().unwrap_or_default();
+            detail.starts_with(so) && detail.ends_with("it has lost its end")
+        };
+        match second {
+            0 => assert_eq!(starting, ProcessorStatus::Running),
+            1..10 => assert!(ends(&starting, "retrying: "), "{second} {starting:?}"),
+            _ => assert!(ends(&starting, "stalled: "), "{second} {starting:?}"),
+        }
+        let so = if second < 10 {
+            "retrying: "
+        } else {
+            "stalled: "
+        };
+        assert!(ends(&failed, so), "{second} {failed:?}");
+    }
+    // The last start restores for long.
+    bed.at(31);
+    bed.lane.starting("the state of events/0 is restored");
+    let restoring = bed.at(60).status();
+    assert!(
+        matches!(restoring, ProcessorStatus::Stalled(_)),
+        "{restoring:?}"
+    );
+    bed.lane.running();
+    assert_eq!(bed.progress.status(), ProcessorStatus::Running);
+    bed.at(61);
+    bed.lane.starting("its partitions");
+    assert_eq!(bed.at(70).status(), ProcessorStatus::Running);
+    let waits = ProcessorStatus::Waiting("its partitions".to_owned());
+    assert_eq!(bed.at(71).status(), waits);
+}
+
+#[test]
+fn starts_that_fail_late_are_one_failure() {
+    let bed = Bed::new();
+    let fails_at = |second| {
+        bed.at(second);
+        bed.lane.retrying("no broker");
+        bed.at(second + 1);
+        bed.lane.starting("the state of events/0 is restored");
+        [second + 2, second + 25].map(|second| bed.at(second).status().detail().unwrap())
+    };
+    let waits = "retrying: no broker; now waiting: the state of events/0 is restored";
+    assert_eq!(fails_at(0), ["retrying: no broker", waits]);
+    for detail in fails_at(30) {
+        assert!(detail.starts_with("stalled: "), "{detail}");
+    }
+}
+
+#[test]
+fn a_start_hides_no_stall_before_it_and_begins_none() {
+    let bed = Bed::new();
+    bed.status_at(0, ends(9, 9));
+    bed.at(6);
+    bed.lane.starting("its partitions");
+    for second in [12, 15] {
+        let status = bed.status_at(second, ends(9, 9));
+        assert_eq!(status, ProcessorStatus::Running, "{second}");
+    }
+    bed.lane.running();
+    for second in [16, 17] {
+        let status = bed.status_at(second, ends(9, 9));
+        assert!(matches!(status, ProcessorStatus::Stalled(_)), "{status:?}");
+        bed.lane.starting("its partitions");
+    }
+}
