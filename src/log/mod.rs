@@ -83,8 +83,8 @@ pub struct OpenTransaction {
     pub first: u64,
     /// One past the last record: the high watermark.
     pub end: u64,
-    /// When the first record was appended, or made, as the topic has it; `None`: it could not be read, or its producer gave no time that
-    /// can be meant.
+    /// When the first record was appended, or made, as the topic has it; `None`: it could not be read, or its producer gave no
+    /// plausible time.
     pub since: Option<Millis>,
 }
 

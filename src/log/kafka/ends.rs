@@ -12,9 +12,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{
-    CLIENT, KafkaOptions, REQUEST, classify::Doing, reader::plausible_timestamp,
-};
+use super::{CLIENT, KafkaOptions, REQUEST, classify::Doing, reader::plausible_timestamp};
 use crate::{
     base::clock::{Clock, SystemClock},
     log::{LogError, OpenTransaction},
@@ -153,7 +151,8 @@ fn read_first(options: &KafkaOptions, open: &mut [OpenTransaction]) -> Result<()
             (&*one.topic, one.partition as i32) == (message.topic(), message.partition())
         };
         if let Some(at) = unread.iter().position(is_of) {
-            unread.swap_remove(at).since = plausible_timestamp(message.timestamp(), SystemClock.now());
+            unread.swap_remove(at).since =
+                plausible_timestamp(message.timestamp(), SystemClock.now());
         }
     }
     Ok(())
