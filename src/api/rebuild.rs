@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartRebuild {
-    /// Their names: `events`, `entities`, `audit`, `odoo`.
+    /// Their names: `events`, `entities`, `runs`, `approvals`, `tasks`, `audit`, `odoo`. `runs` and `approvals` are rebuilt together.
     pub projections: Vec<String>,
 }
 

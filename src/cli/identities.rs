@@ -217,7 +217,7 @@ mod tests {
         };
         let key = |name: &str, created: i64| {
             json!({
-                "id": format!("id-{name}"), "name": name, "created_at": at(created),
+                "id": format!("id-{name}"), "name": name, "tenant": "acme", "created_at": at(created),
                 "last_used_at": at(0), "limits_enforced": true,
             })
         };
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(troubles.len(), names.len());
         for (trouble, name) in troubles.iter().zip(names) {
             assert!(
-                trouble.contains(&format!(": {name} (id-{name});")),
+                trouble.contains(&format!(": {name} (id-{name} of acme);")),
                 "{trouble}"
             );
         }

@@ -16,7 +16,7 @@ use std::{
 use super::{Controls, upkeep::Upkeep};
 use crate::{
     base::threads,
-    log::{LogError, Reader, ThreadError, Unavailable},
+    log::{FollowedTopic, LogError, Reader, ThreadError, Unavailable},
 };
 
 /// Longest wait of a poll for records.
@@ -60,8 +60,9 @@ impl Drop for Tail {
 
 fn run(controls: &Controls, stop: &AtomicBool) {
     let mut upkeep = Upkeep::default();
+    let mut topic = FollowedTopic::new("controls", &controls.topic);
     while !stop.load(Ordering::Relaxed) {
-        if let Err(error) = follow(controls, &mut upkeep, stop) {
+        if let Err(error) = follow(controls, (&mut upkeep, &mut topic), stop) {
             tracing::warn!(%error, "`controls` cannot be read; trying again");
             std::thread::sleep(PAUSE);
         }
@@ -76,13 +77,21 @@ pub(super) fn read_once(controls: &Controls) -> Result<(), LogError> {
     read_to(controls, reader.as_mut(), end, &AtomicBool::new(false)).map(drop)
 }
 
-/// Reads from the node's position on, until an error or `stop`.
-fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result<(), LogError> {
+/// Reads from the node's position on, until an error or `stop`, or until all that was read is forgotten.
+fn follow(
+    controls: &Controls,
+    (upkeep, topic): (&mut Upkeep, &mut FollowedTopic),
+    stop: &AtomicBool,
+) -> Result<(), LogError> {
     let mut reader = controls.log.reader_uncommitted(&controls.topic)?;
     reader.assign(0, *controls.read.borrow())?;
     while !stop.load(Ordering::Relaxed) {
-        // A poll without records does not show whether the log can be reached; reading the high watermark does.
         let began = controls.elapsed();
+        if topic.is_recreated(&*controls.log)? {
+            forget(controls, upkeep);
+            return Ok(());
+        }
+        // A poll without records does not show whether the log can be reached; reading the high watermark does.
         let end = controls.log.high_watermark(&controls.topic, 0)?;
         let read = *controls.read.borrow();
         if end < read {
@@ -91,9 +100,8 @@ fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result
                 read,
                 "`controls` is shorter than what was read of it: it was recreated or truncated, and is read from its start"
             );
-            controls.reset();
-            *upkeep = Upkeep::default();
-            reader.assign(0, 0)?;
+            forget(controls, upkeep);
+            return Ok(());
         }
         if read_to(controls, reader.as_mut(), end, stop)? {
             // Before the heartbeat allows changes: the upgrade of a topic comes before new records.
@@ -103,6 +111,12 @@ fn follow(controls: &Controls, upkeep: &mut Upkeep, stop: &AtomicBool) -> Result
         }
     }
     Ok(())
+}
+
+/// Forgets all that was read: the next reader begins at the start.
+fn forget(controls: &Controls, upkeep: &mut Upkeep) {
+    controls.reset();
+    *upkeep = Upkeep::default();
 }
 
 /// Reads up to `end`. Returns false if it was stopped before.

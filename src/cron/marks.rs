@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::clock::Millis,
-    log::{Log, LogError, Record, read_ranges},
+    log::{FollowedTopic, Log, LogError, Record, read_ranges},
     workflows::CronTrigger,
 };
 
@@ -44,6 +44,7 @@ impl MarkKey {
 pub(super) struct Marks {
     log: Arc<dyn Log>,
     topic: Arc<str>,
+    followed: FollowedTopic,
     /// The next offset to read.
     next: u64,
     known: HashMap<MarkKey, Millis>,
@@ -52,6 +53,7 @@ pub(super) struct Marks {
 impl Marks {
     pub(super) fn new(log: Arc<dyn Log>, topic: Arc<str>) -> Self {
         Self {
+            followed: FollowedTopic::new("cron", &topic),
             log,
             topic,
             next: 0,
@@ -72,9 +74,17 @@ impl Marks {
 
     /// Reads the marks that other nodes have written since the last call.
     pub(super) fn read(&mut self) -> Result<(), LogError> {
+        // What is known stays: it was started.
+        if self.followed.is_recreated(&*self.log)? {
+            self.next = 0;
+        }
         let range = self.log.offset_range(&self.topic, 0)?;
         if range.end < self.next {
-            // The topic was recreated.
+            tracing::error!(
+                end = range.end,
+                read = self.next,
+                "`state.cron` is shorter than what was read of it: it was recreated or truncated, and is read from its start"
+            );
             self.next = 0;
         }
         let from = self.next.max(range.start);

@@ -8,6 +8,7 @@
 
 mod error;
 mod finished;
+mod followed;
 mod identity;
 mod partitioner;
 mod range;
@@ -29,6 +30,8 @@ use std::{
 pub use crate::base::record::{Append, Fetched, Headers, Output, Record, header};
 pub use error::{Class, Fenced, LogError, ThreadError, Unavailable};
 pub use finished::Finished;
+use followed::Unchanging;
+pub use followed::{FollowedTopic, TopicWatch};
 pub use identity::PositionFault;
 pub use partitioner::{murmur2, partition_for};
 pub use range::read_ranges;
@@ -121,6 +124,13 @@ pub trait Log: Send + Sync {
             id: None,
             partitions: self.partitions(topic)?,
         }))
+    }
+
+    /// Looks at which topic has this name from now on, for a [`FollowedTopic`].
+    fn watch_topic(&self, topic: &str) -> Result<Box<dyn TopicWatch>, LogError> {
+        let described = self.describe(topic)?;
+        let id = described.and_then(|described| described.id);
+        Ok(Box::new(Unchanging(id)))
     }
 
     /// Appends outside a transaction. Records of one call for one partition keep their order; on the embedded log the call is atomic.

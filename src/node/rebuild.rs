@@ -135,6 +135,7 @@ fn cannot_be_rebuilt(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::rebuild::StartRebuild;
 
     #[test]
     fn what_cannot_be_rebuilt_is_refused_with_why() {
@@ -145,17 +146,18 @@ mod tests {
         assert!(parse("api_keys").contains("follows the topic `controls`"));
         assert!(parse("audit_log").contains("omnilink rebuild audit"));
         assert!(parse("nothing").contains(REBUILDABLE));
-        let all = [
-            "events",
-            "entities",
-            "audit",
-            "odoo",
-            "runs",
-            "approvals",
-            "tasks",
-        ];
-        let all = all.map(str::to_owned);
+        let all: Vec<String> = REBUILDABLE.split(", ").map(str::to_owned).collect();
         assert!(Wanted::parse(&all).is_ok());
         assert!(Wanted::parse(&[]).is_err());
+    }
+
+    #[test]
+    fn the_api_names_what_can_be_rebuilt() {
+        let schema = serde_json::to_value(schemars::schema_for!(StartRebuild)).unwrap();
+        let described = schema["properties"]["projections"]["description"].as_str();
+        for name in REBUILDABLE.split(", ") {
+            let named = described.unwrap().contains(&format!("`{name}`"));
+            assert!(named, "{name} {described:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::{backoff, threads},
-    log::{Append, Fetched, Log, LogError, Record, topics::Names},
+    log::{Append, Fetched, FollowedTopic, Log, LogError, Record, topics::Names},
 };
 
 /// Longest wait of a poll for records.
@@ -28,7 +28,7 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often a model that is missing is looked for.
 const MODEL_EVERY: Duration = Duration::from_secs(30);
-/// How often expired entries are forgotten, and how often the topic is compared with what was read of it.
+/// How often expired entries are forgotten, and how often the length of the topic is compared with what was read of it.
 const UPKEEP_EVERY: Duration = Duration::from_mins(1);
 /// The number of templates that are embedded, and of entries that are indexed, at a time.
 const BATCH: usize = 64;
@@ -52,6 +52,7 @@ struct Follower {
     planner: Planner,
     log: Arc<dyn Log>,
     topic: Arc<str>,
+    followed: FollowedTopic,
     runtime: Handle,
     stop: Arc<AtomicBool>,
     /// The next offset of each partition.
@@ -66,6 +67,7 @@ pub(super) fn start(planner: Planner, log: &Arc<dyn Log>, names: &Names) -> io::
         planner,
         log: Arc::clone(log),
         topic: Arc::clone(&names.plans),
+        followed: FollowedTopic::new("plans", &names.plans),
         runtime: Handle::current(),
         stop: Arc::clone(&stop),
         positions: Vec::new(),
@@ -102,11 +104,13 @@ impl Follower {
         }
     }
 
-    /// Reads from the node's positions on, until an error or the stop.
+    /// Reads from the node's positions on, until an error or the stop, or until all that was read is forgotten.
     fn follow(&mut self) -> Result<(), LogError> {
         let partitions = self.log.partitions(&self.topic)?;
         self.positions.resize(partitions as usize, 0);
-        self.start_over_if_recreated()?;
+        if self.is_recreated()? || self.is_shorter()? {
+            self.start_over();
+        }
         let mut reader = self.log.reader(&self.topic)?;
         let mut ends = Vec::new();
         for partition in 0..partitions {
@@ -116,6 +120,10 @@ impl Follower {
         let mut records = Vec::new();
         let mut complete = false;
         while !self.stopping() {
+            if self.is_recreated()? {
+                self.start_over();
+                return Ok(());
+            }
             reader.poll(POLL_WAIT, &mut records)?;
             let inner = &self.planner.0;
             let catalog = inner.catalog.get();
@@ -153,19 +161,22 @@ impl Follower {
             }
             if self.upkeep.elapsed() >= UPKEEP_EVERY {
                 self.upkeep = Instant::now();
-                self.start_over_if_recreated()?;
-                self.forget_expired();
-                if self.positions.iter().all(|position| *position == 0) {
-                    // It was recreated: the reader is replaced.
+                if self.is_shorter()? {
+                    self.start_over();
                     return Ok(());
                 }
+                self.forget_expired();
             }
         }
         Ok(())
     }
 
-    /// A topic that is shorter than what was read of it was recreated or truncated.
-    fn start_over_if_recreated(&mut self) -> Result<(), LogError> {
+    fn is_recreated(&mut self) -> Result<bool, LogError> {
+        self.followed.is_recreated(&*self.log)
+    }
+
+    /// Whether the topic is shorter than what was read of it.
+    fn is_shorter(&self) -> Result<bool, LogError> {
         for (partition, position) in (0..).zip(&self.positions) {
             let end = self.log.offset_range(&self.topic, partition)?.end;
             if end < *position {
@@ -174,13 +185,17 @@ impl Follower {
                     read = position,
                     "`plans` is shorter than what was read of it: it was recreated or truncated, and is read from its start"
                 );
-                let inner = &self.planner.0;
-                inner.table.reset(inner.plans.threshold);
-                self.positions.fill(0);
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Forgets all that was read.
+    fn start_over(&mut self) {
+        let inner = &self.planner.0;
+        inner.table.reset(inner.plans.threshold);
+        self.positions.fill(0);
     }
 
     /// Loads the model, and embeds templates that have no vector yet.

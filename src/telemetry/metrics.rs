@@ -269,7 +269,7 @@ registry! {
          Label { name: "code", values: "the reason: a stable code such as `invalid_payload`, `vrl_error`, `postgres_22003`" }];
     POSITION_RESETS = "omnilink_position_resets_total", Kind::Counter, Count,
         "Partitions that did not resume at the committed position, by reason; /readyz names them for a day",
-        [PROCESSOR,
+        [Label { name: "processor", values: "`admission`, `saga`, `workers`, `planner`, each projection, each `notify.…`, each stage of each topology; `controls`, `plans` and `cron`, which each node follows in memory" },
          Label { name: "reason", values: "`recreated` (the topic was deleted and recreated), `retention` (it deleted unread records), `changelog` (the changelog of its state was recreated)" }];
     LOST_OFFSETS = "omnilink_lost_offsets_total", Kind::Counter, Count,
         "Offsets that retention or an administrator deleted before they were read",

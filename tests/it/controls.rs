@@ -7,12 +7,12 @@ use std::{
 
 use omnilink::{
     base::clock::{Clock, Millis, SystemClock},
-    log::Record,
+    log::{Log, Record},
 };
 use serde_json::json;
 
 use crate::support::{
-    LogKind, LogProxy, TestLog,
+    Away, LogKind, LogProxy, TestLog, append, assert_notice,
     controls::{Fixture, Slow, TestNode, is_valid, key, name_of, tombstone},
     env_or_skip, on_both_logs, read_all, wait_until,
 };
@@ -96,6 +96,43 @@ fn a_read_completes_despite_transaction_markers() {
     fixture.revoke(&node, &key);
     wait_until("revoked", || !is_valid(&fresh, &token));
     producer.abort_transaction(wait).unwrap();
+}
+
+/// The new topic is longer than what was read of the old one.
+#[test]
+fn keys_of_a_recreated_topic_are_forgotten() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
+        return;
+    };
+    let kafka = test_log.kafka_admin();
+    let fixture = Fixture::new(test_log);
+    let log = Away::over(&fixture.log);
+    let shared: Arc<dyn Log> = log.clone();
+    let node = fixture.on(shared);
+    let readable = node.controls.wait_readable(Duration::from_secs(30));
+    assert!(fixture.runtime.block_on(readable));
+    let (gone, gone_token) = fixture.create(&node, None);
+    let (_, token) = fixture.create(&node, None);
+    let old = read_all(&*fixture.log, &fixture.topic, 2);
+    log.0.set(true);
+    kafka.recreate_topic(&*fixture.log, &fixture.topic, 1);
+    let mut records: Vec<Record> = old.iter().map(|f| f.record.clone()).collect();
+    records.retain(|record| key(record) != name_of(&gone));
+    let filler = Record {
+        key: Some("acme/unknown/x".into()),
+        value: Some("x".into()),
+        headers: Vec::new(),
+    };
+    records.extend(std::iter::repeat_n(filler, old.len()));
+    append(&*fixture.log, &fixture.topic, records).unwrap();
+    log.0.set(false);
+    wait_until("the keys of the new topic", || {
+        is_valid(&node, &token) && !is_valid(&node, &gone_token)
+    });
+    assert_notice(
+        &fixture.topic,
+        &["deleted and recreated", "controls reads it"],
+    );
 }
 
 fn a_replayed_record_restores_no_access(test_log: TestLog) {

@@ -11,7 +11,7 @@ use omnilink::{
     workflows::{Current, check_texts},
 };
 
-use crate::support::{TestLog, on_both_logs, sagas::Processor};
+use crate::support::{LogKind, TestLog, append, on_both_logs, read_all, sagas::Processor};
 
 on_both_logs!(
     a_time_starts_one_run_however_many_nodes_look,
@@ -153,4 +153,34 @@ fn a_start_without_its_mark_is_appended_again_and_counts_once(test_log: TestLog)
     let next = run_at("hourly", "2026-03-01T02:00:00Z");
     sagas.history_until(&next, "run_succeeded");
     assert_eq!(sagas.histories(10).len(), 2);
+}
+
+/// The new topic is longer than what was read of the old one.
+#[test]
+fn marks_of_a_recreated_topic_are_read_from_its_start() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
+        return;
+    };
+    let kafka = test_log.kafka_admin();
+    let sagas = Processor::start(&test_log);
+    let clock = Arc::new(ManualClock::at(MIDNIGHT));
+    let hourly = workflow("hourly", "{ cron: '0 * * * *' }");
+    let workflows = current(&[hourly]);
+    let mut a = cron(&sagas.log, &sagas, &workflows, &clock);
+    let mut b = cron(&sagas.log, &sagas, &workflows, &clock);
+    // Its own mark is read at the second call.
+    for _ in 0..2 {
+        assert_eq!(a.start_due().unwrap(), 0);
+    }
+    clock.advance(HOUR);
+    assert_eq!(b.start_due().unwrap(), 1);
+    let marks = read_all(&*sagas.log, &sagas.names.cron, 2);
+    let mut marks: Vec<_> = marks.into_iter().map(|mark| mark.record).collect();
+    assert_eq!(marks.len(), 2);
+    kafka.recreate_topic(&*sagas.log, &sagas.names.cron, 1);
+    // The later one comes where `a` has read already.
+    marks.reverse();
+    append(&*sagas.log, &sagas.names.cron, marks).unwrap();
+    assert_eq!(a.start_due().unwrap(), 0);
+    assert!(!a.is_due());
 }

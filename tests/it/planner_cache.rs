@@ -6,13 +6,14 @@ use hyper::{Method, StatusCode};
 use omnilink::{
     base::clock::{Clock, SystemClock},
     commands::start::PlanSource,
-    log::{Append, Log},
-    planner::Settings,
+    log::{Append, Log, topics::Names},
+    planner::{Planner, Settings},
     plans::jcs,
     projections::Projector,
     runs::{CachedPlan, ENTRY, Json, LABEL, PlanLabel, PlanRecord, RunRecord, entry_id},
     saga,
     stream::lane,
+    workflows::Current,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -20,13 +21,14 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::support::{
+    Away, LogKind, TestLog, append, assert_notice,
     language_model::{
         LanguageServer, Planning, Says, models, plan_of, planned, put_files, put_plans, request,
         settings, stages, start,
     },
     port::{Node, NodeOptions, Response},
     projections::Database,
-    read_all, sagas,
+    read_all, sagas, wait_until,
     worker::{Worker, answer},
 };
 
@@ -567,4 +569,53 @@ async fn a_near_miss_is_compared_with_the_plan_of_the_model_and_becomes_an_alias
         stages(&answer)
     );
     assert_eq!(server.got().len(), 1);
+}
+
+/// The new topic is longer than what was read of the old one.
+#[test]
+fn plans_of_a_recreated_topic_are_forgotten() {
+    let Some(test_log) = TestLog::new(LogKind::Kafka) else {
+        return;
+    };
+    let kafka = test_log.kafka_admin();
+    let names = Names::new(&test_log.prefix);
+    let log = test_log.open("a");
+    log.provision(&names.specs(1), true).unwrap();
+    let away = Away::over(&log);
+    let shared: Arc<dyn Log> = away.clone();
+    let planner = Planner::new(
+        &Settings::default(),
+        Current::default(),
+        Arc::new(SystemClock),
+    );
+    let planner = planner.unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _following = {
+        let _entered = runtime.enter();
+        planner.follow(&shared, &names).unwrap()
+    };
+    let put = |templates: &[&str]| {
+        let plan = json!({ "steps": [{ "id": "a", "tool": "noop" }] });
+        let records = templates.iter().map(|template| {
+            let entry = entry(template, &plan, &json!({}));
+            entry.encode().unwrap()
+        });
+        append(&*log, &names.plans, records.collect()).unwrap();
+    };
+    let known = |wanted: &[&str]| {
+        let (plans, _) = planner.plans("acme", None, 10);
+        let mut known: Vec<_> = plans.into_iter().map(|plan| plan.template).collect();
+        known.sort_unstable();
+        known == wanted
+    };
+    put(&["Clean up", "Tidy up"]);
+    wait_until("both plans", || known(&["Clean up", "Tidy up"]));
+    away.0.set(true);
+    kafka.recreate_topic(&*log, &names.plans, 1);
+    put(&["Dust", "Mop", "Sweep"]);
+    away.0.set(false);
+    wait_until("the plans of the new topic", || {
+        known(&["Dust", "Mop", "Sweep"])
+    });
+    assert_notice(&names.plans, &["deleted and recreated", "plans reads it"]);
 }

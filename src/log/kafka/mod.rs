@@ -45,7 +45,7 @@ use topics::Topics;
 
 use super::{
     Acknowledged, Append, Cleanup, Described, Isolation, Lane, Log, LogError, OffsetRange,
-    OpenTransaction, Output, PositionFault, Reader, Source, TopicId, TopicSpec, Work,
+    OpenTransaction, Output, PositionFault, Reader, Source, TopicId, TopicSpec, TopicWatch, Work,
     identity::{self, Place, StoredPosition},
 };
 use crate::{
@@ -276,6 +276,13 @@ impl Log for KafkaLog {
 
     fn describe(&self, topic: &str) -> Result<Option<Described>, LogError> {
         Ok(self.topics.describe(&[topic])?.get(topic).copied())
+    }
+
+    fn watch_topic(&self, topic: &str) -> Result<Box<dyn TopicWatch>, LogError> {
+        let watched = self.topics.watch([topic].into_iter())?;
+        // Now, so that whoever begins to read knows the topic.
+        self.topics.describe(&[topic])?;
+        Ok(Box::new(watched))
     }
 
     fn troubles(&self) -> Vec<String> {

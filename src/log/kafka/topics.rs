@@ -30,7 +30,9 @@ use super::{
     classify::Doing,
     ffi::{Answer, describe_topics},
 };
-use crate::log::{Described, LogError, ThreadError, TopicId, error::way_out, partition_for};
+use crate::log::{
+    Described, LogError, ThreadError, TopicId, TopicWatch, error::way_out, partition_for,
+};
 
 /// The interval between requests while no records arrive.
 const IDLE: Duration = Duration::from_millis(500);
@@ -412,6 +414,15 @@ impl Watched {
         }
         self.check()?;
         Ok(true)
+    }
+}
+
+/// Of the first of its topics.
+impl TopicWatch for Watched {
+    fn current(&self) -> Option<TopicId> {
+        let seen = self.of.seen.lock();
+        let (_, described) = seen.topics.get(self.names.first()?)?;
+        described.id
     }
 }
 

@@ -1,12 +1,15 @@
 //! A log that passes calls on to another one, some of which a test intercepts.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use omnilink::{
     base::clock::Millis,
     log::{
         Acknowledged, Append, Lane, Log, LogError, OffsetRange, Output, Reader, Source, TopicSpec,
-        Work,
+        TopicWatch, Unavailable, Work,
     },
     state::Changes,
 };
@@ -50,6 +53,10 @@ impl<T: Intercept> Log for LogProxy<T> {
 
     fn partitions(&self, topic: &str) -> Result<u32, LogError> {
         self.0.inner().partitions(topic)
+    }
+
+    fn watch_topic(&self, topic: &str) -> Result<Box<dyn TopicWatch>, LogError> {
+        self.0.inner().watch_topic(topic)
     }
 
     fn append(&self, records: Vec<Append>, state: Option<Changes>) -> Acknowledged {
@@ -98,5 +105,37 @@ impl<T: Intercept> Log for LogProxy<T> {
     fn health(&self) -> Result<(), LogError> {
         self.0.reachable()?;
         self.0.inner().health()
+    }
+}
+
+/// A log that cannot be read at times.
+pub struct Away {
+    inner: Arc<dyn Log>,
+    away: AtomicBool,
+}
+
+impl Away {
+    pub fn over(inner: &Arc<dyn Log>) -> Arc<LogProxy<Self>> {
+        LogProxy::new(Self {
+            inner: Arc::clone(inner),
+            away: AtomicBool::new(false),
+        })
+    }
+
+    pub fn set(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+}
+
+impl Intercept for Away {
+    fn inner(&self) -> &dyn Log {
+        &*self.inner
+    }
+
+    fn reachable(&self) -> Result<(), LogError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(LogError::Unavailable(Unavailable::Closing));
+        }
+        Ok(())
     }
 }

@@ -34,7 +34,7 @@ use std::{
 };
 
 pub use kafka_admin::KafkaAdmin;
-pub use log_proxy::{Intercept, LogProxy};
+pub use log_proxy::{Away, Intercept, LogProxy};
 use omnilink::{
     base::clock::{Clock, SystemClock},
     log::{
