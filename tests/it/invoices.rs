@@ -391,6 +391,7 @@ fn each_line_is_one_event_and_every_invoice_adds_up() {
         "odoo",
         "odoo.dlq",
         "odoo.ingress",
+        "planner",
         "runs",
         "saga",
         "tasks",
