@@ -33,12 +33,14 @@ pub enum Bug {
     DeadlineBeforeRecords,
     /// A second plan replaces the first.
     SecondPlanReplaces,
+    /// Signals that no step has waited for yet are not stored.
+    ForgetsSignals,
 }
 
 #[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -53,6 +55,7 @@ impl Bug {
         Self::ForgetsReused,
         Self::DeadlineBeforeRecords,
         Self::SecondPlanReplaces,
+        Self::ForgetsSignals,
     ];
 }
 

@@ -1,5 +1,7 @@
 //! Simulates the saga processor on one thread, with an in-memory log and a manual clock: lanes crash, lose partitions and fail to
 //! commit, starts, results and plans are duplicated and delayed, people and controls interfere. The seed determines everything.
+//!
+//! Whatever happens, a run is stored as a replay of its history makes it.
 
 mod plans;
 
@@ -28,7 +30,7 @@ use omnilink::{
         ApprovalKind, CallKind, Decision, Event, PlanRequest, RunRecord, StepCommand,
         TaskStateName, task_id,
     },
-    saga::{Bug, Followers, NAME, Sagas, Settings, plant},
+    saga::{Bug, Followers, NAME, Sagas, Settings, StoredRuns, plant},
     stream::{
         lane::{Driver, Setup, Step},
         progress::Progress,
@@ -40,6 +42,8 @@ use serde_json::{Value, json};
 use crate::support::sagas::{PARTITIONS, command, goal, result, start};
 
 const ACTIONS: usize = 120;
+/// After so many actions the stored runs are compared with their histories.
+const COMPARED: usize = 60;
 /// The maximum number of attempts of each step.
 const ATTEMPTS: i64 = 2;
 const SEEDS: u64 = 10_000;
@@ -58,6 +62,8 @@ struct Seat {
 #[derive(Default)]
 struct History {
     records: Vec<(Event, String)>,
+    /// When each record was written.
+    times: Vec<Millis>,
     open: BTreeMap<u64, ApprovalKind>,
     paused: bool,
     ended: bool,
@@ -88,6 +94,7 @@ struct World {
     goals: Box<dyn Reader>,
     cache: Box<dyn Reader>,
     letters: Box<dyn Reader>,
+    stored: StoredRuns,
     version: u64,
     killed: bool,
     /// For each partition, the offsets in `commands` from which the kill switch is on or off.
@@ -117,6 +124,7 @@ impl World {
             goals: reader(&names.goals),
             cache: reader(&names.plans),
             letters: reader(&names.dlq),
+            stored: StoredRuns::new(log.state(), PARTITIONS),
             clock,
             log,
             names,
@@ -280,6 +288,18 @@ impl World {
             }
             let causation = record.causation.unwrap_or_default();
             history.records.push((event, causation));
+            history.times.push(Millis(record.at));
+        }
+    }
+
+    /// Checks that each run is stored as a replay of its history makes it. Both are what is committed, whatever the lanes do meanwhile.
+    fn check_stored(&mut self) {
+        self.read();
+        for (run, history) in &self.histories {
+            let events = history.records.iter().map(|(event, _)| event);
+            let records: Vec<_> = events.zip(history.times.iter().copied()).collect();
+            let compared = self.stored.compare(run, &records);
+            assert_eq!(compared, Ok(()), "{run}");
         }
     }
 
@@ -304,6 +324,8 @@ impl World {
         self.unanswered.remove(&at);
         let output = match self.rng.random_range(0..4) {
             _ if good => Ok(json!("good")),
+            // Some are stored in rows of their own.
+            0 | 1 if at % 8 == 7 => Ok(json!("long".repeat(1000))),
             0 | 1 => Ok(json!(at)),
             2 => Err(("busy", true)),
             _ => Err(("broken", false)),
@@ -631,6 +653,7 @@ impl World {
 
     fn check(&mut self) {
         self.finish();
+        self.check_stored();
         for (run, _) in &self.starts {
             check_history(run, &self.histories[run].records);
         }
@@ -779,8 +802,11 @@ fn play(seed: u64, actions: usize, traced: bool) -> Result<(), String> {
     let played = catch_unwind(|| {
         let mut world = World::new(seed);
         world.traced = traced;
-        for _ in 0..actions {
+        for done in 1..=actions {
             world.act();
+            if done.is_multiple_of(COMPARED) || done == actions {
+                world.check_stored();
+            }
         }
         world.check();
     });
