@@ -35,12 +35,14 @@ pub enum Bug {
     SecondPlanReplaces,
     /// Signals that no step has waited for yet are not stored.
     ForgetsSignals,
+    /// Safe mode holds no calls.
+    IgnoresSafeMode,
 }
 
 #[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -56,6 +58,7 @@ impl Bug {
         Self::DeadlineBeforeRecords,
         Self::SecondPlanReplaces,
         Self::ForgetsSignals,
+        Self::IgnoresSafeMode,
     ];
 }
 
