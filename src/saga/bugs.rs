@@ -33,12 +33,16 @@ pub enum Bug {
     DeadlineBeforeRecords,
     /// A second plan replaces the first.
     SecondPlanReplaces,
+    /// Signals that no step has waited for yet are not stored.
+    ForgetsSignals,
+    /// Safe mode holds no calls.
+    IgnoresSafeMode,
 }
 
 #[cfg(any(test, feature = "chaos"))]
 impl Bug {
     /// All bugs.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::CompensatesForward,
         Self::ForgetsUnknown,
         Self::AcceptsSecondResult,
@@ -53,6 +57,8 @@ impl Bug {
         Self::ForgetsReused,
         Self::DeadlineBeforeRecords,
         Self::SecondPlanReplaces,
+        Self::ForgetsSignals,
+        Self::IgnoresSafeMode,
     ];
 }
 

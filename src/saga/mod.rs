@@ -45,6 +45,8 @@ pub use decide::{
 };
 pub use followers::{Answer, Follower, Followers, Notice};
 pub use inspect::{Claimable, CompensationState, Execution};
+#[cfg(feature = "chaos")]
+pub use process::StoredRuns;
 pub use process::{IDENTITY_MS, NAME, Sagas, Settings};
 pub use risk::{Risk, judge};
 pub use run::Run;

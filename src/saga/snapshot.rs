@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    bugs::{Bug, planted},
     compiled::CompiledPlan,
     goal::Goal,
     run::{End, Ending, KeptSignal, Run, SharedPlan, StepState},
@@ -119,7 +120,11 @@ impl Snapshot {
             effective: run.effective.clone(),
             undone: run.undone.clone(),
             outputs: run.outputs,
-            signals: run.signals.clone(),
+            signals: if planted(Bug::ForgetsSignals) {
+                VecDeque::new()
+            } else {
+                run.signals.clone()
+            },
             approvals: run.approvals.clone(),
             decided: run.decided.clone(),
             decided_values: run.decided_values.clone(),

@@ -1,6 +1,9 @@
 //! Simulates the saga processor on one thread, with an in-memory log and a manual clock: lanes crash, lose partitions and fail to
 //! commit, starts, results and plans are duplicated and delayed, people and controls interfere. The seed determines everything.
+//!
+//! Whatever happens, a run is stored as a replay of its history makes it, and nothing is sent that a control forbids.
 
+mod controls;
 mod plans;
 
 use std::{
@@ -16,8 +19,8 @@ use std::{
 
 use omnilink::{
     base::clock::{Clock, ManualClock, Millis},
-    commands::{ALL_TENANTS, Command},
-    controls::{EmergencyState, Held},
+    commands::Command,
+    controls::Held,
     log::{
         Fetched, Log, LogError, Output, Reader, Unavailable,
         memory::{Fault, MemberId, MemoryLog},
@@ -28,7 +31,7 @@ use omnilink::{
         ApprovalKind, CallKind, Decision, Event, PlanRequest, RunRecord, StepCommand,
         TaskStateName, task_id,
     },
-    saga::{Bug, Followers, NAME, Sagas, Settings, plant},
+    saga::{Bug, Followers, NAME, Sagas, Settings, StoredRuns, plant},
     stream::{
         lane::{Driver, Setup, Step},
         progress::Progress,
@@ -38,8 +41,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use crate::support::sagas::{PARTITIONS, command, goal, result, start};
+use controls::{Controls, Switches};
 
 const ACTIONS: usize = 120;
+/// After so many actions the stored runs are compared with their histories.
+const COMPARED: usize = 60;
 /// The maximum number of attempts of each step.
 const ATTEMPTS: i64 = 2;
 const SEEDS: u64 = 10_000;
@@ -58,6 +64,10 @@ struct Seat {
 #[derive(Default)]
 struct History {
     records: Vec<(Event, String)>,
+    /// When each record was written.
+    times: Vec<Millis>,
+    /// Its plan; null until there is one.
+    plan: Value,
     open: BTreeMap<u64, ApprovalKind>,
     paused: bool,
     ended: bool,
@@ -88,10 +98,8 @@ struct World {
     goals: Box<dyn Reader>,
     cache: Box<dyn Reader>,
     letters: Box<dyn Reader>,
-    version: u64,
-    killed: bool,
-    /// For each partition, the offsets in `commands` from which the kill switch is on or off.
-    switched: BTreeMap<u32, Vec<(u64, bool)>>,
+    stored: StoredRuns,
+    controls: Controls,
     /// Whether actions are printed.
     traced: bool,
 }
@@ -117,6 +125,7 @@ impl World {
             goals: reader(&names.goals),
             cache: reader(&names.plans),
             letters: reader(&names.dlq),
+            stored: StoredRuns::new(log.state(), PARTITIONS),
             clock,
             log,
             names,
@@ -130,9 +139,7 @@ impl World {
             cached: Vec::new(),
             forgotten: Vec::new(),
             histories: BTreeMap::new(),
-            version: 0,
-            killed: false,
-            switched: BTreeMap::new(),
+            controls: Controls::default(),
             traced: false,
         };
         for _ in 0..2 {
@@ -191,16 +198,19 @@ impl World {
     }
 
     fn start_run(&mut self) {
-        let mut tools = vec![
-            json!({ "name": "undo", "description": "does it", "worker": { "kafka": {} }, "kind": "write", "risk": { "lane": "safe" } }),
+        let tools = [
+            ("undo", "write", "safe"),
+            ("work", "write", "safe"),
+            ("risky", "payment", "sensitive"),
+            ("look", "read", "safe"),
         ];
-        for (name, lane) in [("work", "safe"), ("risky", "sensitive")] {
-            tools.push(json!({ "name": name, "description": "does it", "worker": { "kafka": {} }, "kind": "write", "risk": { "lane": lane } }));
-        }
+        let tools = tools.map(|(name, kind, lane)| {
+            json!({ "name": name, "description": "does it", "worker": { "kafka": {} }, "kind": kind, "risk": { "lane": lane } })
+        });
         let count = self.rng.random_range(1..5);
         let steps = (0..count).map(|n| {
             let rng = &mut self.rng;
-            let tool = *["work", "work", "work", "risky", "noop", "emit", "wait"].choose(rng).unwrap();
+            let tool = *["work", "work", "work", "look", "risky", "noop", "emit", "wait"].choose(rng).unwrap();
             let input = match tool {
                 "emit" => json!({ "type": "sim.done", "data": n }),
                 "wait" => json!({ "any": ["go", "stop"], "timeout_s": rng.random_range(1..60) }),
@@ -220,7 +230,7 @@ impl World {
         let id = self.starts.len().to_string();
         let started = if self.rng.random_ratio(1, 8) {
             let started = goal(&id, "Do it", &json!({}));
-            self.plans.insert(started.0.clone(), (plan, tools));
+            self.plans.insert(started.0.clone(), (plan, tools.to_vec()));
             started
         } else {
             start(&id, &plan, &tools, &json!({}))
@@ -249,6 +259,7 @@ impl World {
             self.calls.push(call);
         }
         self.read_plans();
+        self.read_positions();
         self.runs.poll(Duration::ZERO, &mut records).unwrap();
         for fetched in records {
             let record = RunRecord::decode(fetched.record.value.as_deref().unwrap()).unwrap();
@@ -257,6 +268,8 @@ impl World {
                 let (run, kind, seq) = (&record.run_id, &record.kind, record.seq);
                 format!("history: {run} {seq} {kind} ({:?})", record.causation)
             });
+            let causation = record.causation.as_deref().unwrap_or_default();
+            let switches = self.controls.when(fetched.partition, causation);
             let history = self.histories.entry(record.run_id.clone()).or_default();
             assert_eq!(record.seq as usize, history.records.len() + 1, "{record:?}");
             assert!(!history.ended, "after the last record: {record:?}");
@@ -269,41 +282,38 @@ impl World {
                 }
                 Event::Paused { .. } => history.paused = true,
                 Event::Resumed { .. } => history.paused = false,
+                Event::PlanReady(ready) => history.plan = ready.plan.value(),
                 Event::StepScheduled { .. }
                 | Event::CompensationScheduled { .. }
                 | Event::PlanRequested => {
                     assert!(!history.paused, "a paused run schedules nothing");
-                    let causation = record.causation.as_deref().unwrap_or_default();
-                    Self::check_switch(&self.switched, causation);
                 }
                 event => history.ended = is_last(event),
             }
+            switches.check(&history.plan, &event);
             let causation = record.causation.unwrap_or_default();
             history.records.push((event, causation));
+            history.times.push(Millis(record.at));
         }
     }
 
-    /// Checks that the record that caused a call was not processed while the kill switch was on.
-    fn check_switch(switched: &BTreeMap<u32, Vec<(u64, bool)>>, causation: &str) {
-        let mut parts = causation
-            .split(':')
-            .skip(1)
-            .map(|n| n.parse::<u64>().unwrap());
-        let (Some(partition), Some(offset)) = (parts.next(), parts.next()) else {
-            return;
-        };
-        let switches = switched.get(&(partition as u32));
-        let before = switches.and_then(|all| all.iter().rfind(|(at, _)| *at < offset));
-        assert!(
-            !before.is_some_and(|(_, on)| *on),
-            "a call or a request goes while the kill switch is on: {causation}"
-        );
+    /// Checks that each run is stored as a replay of its history makes it. Both are what is committed, whatever the lanes do meanwhile.
+    fn check_stored(&mut self) {
+        self.read();
+        for (run, history) in &self.histories {
+            let events = history.records.iter().map(|(event, _)| event);
+            let records: Vec<_> = events.zip(history.times.iter().copied()).collect();
+            let compared = self.stored.compare(run, &records);
+            assert_eq!(compared, Ok(()), "{run}");
+        }
     }
 
     fn answer(&mut self, at: usize, good: bool) {
         self.unanswered.remove(&at);
         let output = match self.rng.random_range(0..4) {
             _ if good => Ok(json!("good")),
+            // Some are stored in rows of their own.
+            0 | 1 if at % 8 == 7 => Ok(json!("long".repeat(1000))),
             0 | 1 => Ok(json!(at)),
             2 => Err(("busy", true)),
             _ => Err(("broken", false)),
@@ -372,31 +382,6 @@ impl World {
             }
         };
         self.send(&command(&run, kind, &body));
-    }
-
-    fn switch(&mut self, on: bool) {
-        self.version += 1;
-        self.killed = on;
-        let state = EmergencyState {
-            version: self.version,
-            kill_switch: on,
-            ..EmergencyState::default()
-        };
-        let mut controls = command("", "controls", &serde_json::to_value(state).unwrap());
-        controls.tenant = ALL_TENANTS.into();
-        for partition in 0..PARTITIONS {
-            let end = self
-                .log
-                .offset_range(&self.names.commands, partition)
-                .unwrap()
-                .end;
-            self.switched.entry(partition).or_default().push((end, on));
-        }
-        // Every node appends each change.
-        for _ in 0..2 {
-            let all = (0..PARTITIONS).map(|partition| self.output(&controls, Some(partition)));
-            drop(self.log.append_to(all.collect(), None));
-        }
     }
 
     /// Steps a lane. While its node holds the kill switch, no call and no request goes.
@@ -501,7 +486,10 @@ impl World {
                 self.read();
                 self.interfere();
             }
-            33..35 => self.switch(!self.killed),
+            33..35 => self.set_kill_switch(!self.controls.now.kill_switch),
+            64..65 => self.set_safe_mode(true),
+            // Not for long: most calls are held meanwhile.
+            65..69 if self.controls.now.safe_mode => self.set_safe_mode(false),
             35..43 => self.clock.advance(self.rng.random_range(0..4_000)),
             43..48 => self.assign(),
             // A crash. The node may be started again with the kill switch in its environment.
@@ -566,7 +554,7 @@ impl World {
 
     /// Answers everything that is awaited, until all runs have ended.
     fn finish(&mut self) {
-        self.switch(false);
+        self.switch(Switches::default());
         for seat in &self.seats {
             seat.holds.store(false, Ordering::Relaxed);
         }
@@ -631,6 +619,7 @@ impl World {
 
     fn check(&mut self) {
         self.finish();
+        self.check_stored();
         for (run, _) in &self.starts {
             check_history(run, &self.histories[run].records);
         }
@@ -717,9 +706,11 @@ fn check_history(run: &str, records: &[(Event, String)]) {
             Event::IncidentDecided(decided) if decided.decision == Decision::Retry => {
                 attempts.clear();
             }
+            // A worker has not made the call. A control holds, without an end, what is not sent yet.
             Event::StepHeld {
                 step_id,
                 kind: CallKind::Execute,
+                until: Some(_),
                 maybe_called: maybe,
                 ..
             } => {
@@ -779,8 +770,11 @@ fn play(seed: u64, actions: usize, traced: bool) -> Result<(), String> {
     let played = catch_unwind(|| {
         let mut world = World::new(seed);
         world.traced = traced;
-        for _ in 0..actions {
+        for done in 1..=actions {
             world.act();
+            if done.is_multiple_of(COMPARED) || done == actions {
+                world.check_stored();
+            }
         }
         world.check();
     });

@@ -160,6 +160,11 @@ impl Content {
         Ok(self.changelog.apply(&changes, &[])?)
     }
 
+    /// The committed keyed state of all processors. Clones share it.
+    pub(super) fn changelog(&self) -> StateStore {
+        self.changelog.clone()
+    }
+
     /// Restores the state of a partition in `store` from the changelog.
     pub(super) fn restore(&self, space: &Space, store: &StateStore) -> Result<(), LogError> {
         store.clear(space)?;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     base::clock::{Clock, Millis},
-    state::Changes,
+    state::{Changes, StateStore},
 };
 
 /// An in-memory log.
@@ -100,6 +100,11 @@ impl MemoryLog {
     /// Takes partitions from their owners, which get the event [`Polled::Lost`](crate::log::Polled::Lost).
     pub fn lose(&self, processor: &str, partitions: &[(usize, u32)]) {
         self.shared.content.lock().group(processor).lose(partitions);
+    }
+
+    /// The committed keyed state of all processors, as the changelog has it now and later.
+    pub fn state(&self) -> StateStore {
+        self.shared.content.lock().changelog()
     }
 
     /// Makes the next call of this kind by a member of the processor's group fail. Several faults occur in the order of the calls.

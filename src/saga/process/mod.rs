@@ -14,6 +14,7 @@
 //! | `run_cache` | the cache of runs in memory |
 //! | `rows` | the tables of keyed state |
 //! | `stored` | reading and writing runs of keyed state |
+//! | `compared` | stored runs compared with their histories, for the simulation |
 //! | `stub` | what is remembered of an ended run |
 //! | `notices` | events about runs |
 //! | `audited` | audit entries |
@@ -28,6 +29,8 @@
 
 mod audited;
 mod begin;
+#[cfg(feature = "chaos")]
+mod compared;
 mod compile;
 mod counts;
 mod emitted;
@@ -56,6 +59,8 @@ use crate::{
     state::{Space, StateError, StateStore, Window, WindowOptions},
     stream::{Processor, Transform},
 };
+#[cfg(feature = "chaos")]
+pub use compared::StoredRuns;
 use compile::Plans;
 use counts::Meters;
 use in_force::InForce;

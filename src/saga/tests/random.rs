@@ -47,8 +47,13 @@ fn each_planted_bug_is_found_within_a_thousand_seeds() {
         found
     };
     assert_eq!(finds(None), None, "a seed fails without any bug");
+    // What the processor does with a run, which the core alone does not show: `tests/it/saga_simulation.rs` finds these.
+    let others = [Bug::ForgetsSignals, Bug::IgnoresSafeMode];
     let mut missed = Vec::new();
     for bug in Bug::ALL {
+        if others.contains(&bug) {
+            continue;
+        }
         match finds(Some(bug)) {
             Some(seed) => println!("{bug:?}: found by seed {seed}"),
             None => missed.push(bug),
