@@ -47,8 +47,12 @@ impl StoredRuns {
         let id = Uuid::try_parse(run_id).map_err(|e| e.to_string())?;
         let partition = partition_for(run_id.as_bytes(), self.partitions);
         let (space, key) = (Space::new(NAME, partition), *id.as_bytes());
-        let snapshot = RUNS.get(&self.state, &space, &key).map_err(unreadable)?;
-        let start = STARTS.get(&self.state, &space, &key).map_err(unreadable)?;
+        let snapshot = RUNS
+            .get(&self.state, &space, &key)
+            .map_err(|error| unreadable(&error))?;
+        let start = STARTS
+            .get(&self.state, &space, &key)
+            .map_err(|error| unreadable(&error))?;
         let ended = history.iter().any(|(event, _)| is_last(event));
         let (snapshot, StartRow(start)) = match (snapshot, start) {
             (None, None) if ended => return Ok(()),
@@ -75,7 +79,7 @@ impl StoredRuns {
     ) -> Result<Run, String> {
         for text in snapshot.large().to_vec() {
             let row = TEXTS.get(&self.state, space, &(key, text.step, text.text as u8));
-            let row = row.map_err(unreadable)?;
+            let row = row.map_err(|error| unreadable(&error))?;
             let TextRow(json) = row.ok_or("a text of a step is missing")?;
             snapshot.put_back(text, json);
         }
@@ -152,6 +156,6 @@ fn parts(run: &Run) -> serde_json::Result<Value> {
     Ok(parts)
 }
 
-fn unreadable(error: StateError) -> String {
+fn unreadable(error: &StateError) -> String {
     error.to_string()
 }
