@@ -143,7 +143,7 @@ pub struct GuardianView {
 /// What a stage of a lookup decided.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct PlanStage {
-    /// The stage, such as `template`, `similar`, `catalog`, `catalog_similar`, `llm`.
+    /// The stage, such as `template`, `catalog`, `search`, `gates`, `threshold`, `catalog_similar`, `llm`.
     pub stage: String,
     /// What it decided: `hit`, `miss`, or why it did not decide.
     pub verdict: String,

@@ -131,10 +131,10 @@ pub enum BadQuery {
     #[error(transparent)]
     EntityParts(EntityNameError),
     /// `entity` names another entity than `entity_type` and `entity_id`.
-    #[error("`entity` is another one than `entity_type` and `entity_id`")]
+    #[error("`entity` differs from `entity_type` and `entity_id`")]
     TwoEntities,
     /// A Parquet file cannot be continued.
-    #[error("a Parquet file has an end: `follow` gives it none")]
+    #[error("`follow` cannot be used with `format=parquet`")]
     EndlessParquet,
 }
 

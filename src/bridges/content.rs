@@ -181,7 +181,7 @@ fn decoded(part: &[u8]) -> Result<String, Refusal> {
         .map(|b| if *b == b'+' { b' ' } else { *b })
         .collect();
     let decoded = percent_decode(&spaced).decode_utf8();
-    let decoded = decoded.map_err(|_| Invalid::payload("a field of the form is no UTF-8"))?;
+    let decoded = decoded.map_err(|_| Invalid::payload("a field of the form is not UTF-8"))?;
     Ok(decoded.into_owned())
 }
 

@@ -62,7 +62,7 @@ use crate::config::{Config, Sources};
   omnilink up                              # everything in one process, nothing to configure
   omnilink keys create --name shop --permission events:write
   omnilink send events.jsonl
-  omnilink check                           # the topology files
+  omnilink check                           # topologies, workflows, tools, event schemas
   omnilink config                          # the configuration in effect
 
 Configuration: omnilink.yaml, then OMNILINK__SECTION__KEY, then flags; `omnilink config --help` lists the keys.")]
@@ -91,7 +91,7 @@ struct Global {
 enum Command {
     /// Run everything in one process
     Up(up::Args),
-    /// Check the topology files and the shapes of webhook sources
+    /// Check topologies, workflows, tools, event schemas and webhook sources
     Check(check::Args),
     /// Run the tests in the topology files and the shapes of webhook sources
     Test(test::Args),

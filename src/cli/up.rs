@@ -36,7 +36,7 @@ pub struct Args {
 /// A part that a node may leave to other nodes.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
-    /// From `ingress` to `events`.
+    /// From `ingress` to `events`, and starts of workflows at times.
     Admission,
     /// Runs: from `commands` to `runs` and `steps`.
     Sagas,
@@ -44,7 +44,7 @@ pub enum Part {
     Projections,
     /// The topologies of topologies_dir.
     Topologies,
-    /// Calls of HTTP workers, and plans of goals.
+    /// Calls of HTTP workers and builtin tools, plans of goals, and notifications.
     Workers,
 }
 

@@ -154,11 +154,11 @@ pub(super) struct BadTables(Vec<String>);
 enum BadTable {
     #[error(transparent)]
     Form(#[from] serde_json::Error),
-    #[error("`{0}` is no `schema.table`: each of both has 1 to {NAME_MAX} bytes")]
+    #[error("`{0}` is not a valid `schema.table`: each of both has 1 to {NAME_MAX} bytes")]
     Name(String),
     #[error("`columns` must have 1 to {COLUMNS_MAX} names")]
     Columns,
-    #[error("`{0}` is no column: its name has 1 to {NAME_MAX} bytes")]
+    #[error("`{0}` is not a valid column: its name has 1 to {NAME_MAX} bytes")]
     Column(String),
     #[error("`{0}` stands twice in `columns`, `key` and `tenant`")]
     Twice(String),
@@ -263,18 +263,21 @@ mod tests {
             table
         };
         let cases = [
-            (with("name", json!("a.b.c")), "`a.b.c` is no `schema.table`"),
+            (
+                with("name", json!("a.b.c")),
+                "`a.b.c` is not a valid `schema.table`",
+            ),
             (
                 with("name", json!("crm.")),
-                "table 1: `crm.` is no `schema.table`",
+                "table 1: `crm.` is not a valid `schema.table`",
             ),
             (with("columns", json!([])), "`columns` must have 1 to 500"),
             (with("columns", json!(["a", "a"])), "`a` stands twice"),
             (with("columns", json!(["t"])), "`t` stands twice"),
-            (with("key", json!("")), "`` is no column"),
+            (with("key", json!("")), "`` is not a valid column"),
             (
                 with("returning", json!(["x".repeat(64)])),
-                "x` is no column",
+                "x` is not a valid column",
             ),
             (with("colums", json!([])), "unknown field `colums`"),
             (json!({ "name": "a" }), "missing field `columns`"),

@@ -335,7 +335,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.single_bytes",
-        doc: "most bytes of a single event (262144)",
+        doc: "maximum size of a single event in bytes (262144)",
         set: |c, v, _| {
             c.limits.single_bytes = within(v, 1024, 64 << 20)? as usize;
             Ok(())
@@ -344,7 +344,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.batch_bytes",
-        doc: "most bytes of a batch (1048576)",
+        doc: "maximum size of a batch in bytes (1048576)",
         set: |c, v, _| {
             c.limits.batch_bytes = within(v, 1024, 64 << 20)? as usize;
             Ok(())
@@ -353,7 +353,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.batch_items",
-        doc: "most items of a batch (50)",
+        doc: "maximum number of items of a batch (50)",
         set: |c, v, _| {
             c.limits.batch_items = within(v, 1, 10_000)? as usize;
             Ok(())
@@ -465,7 +465,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "guardian.max_goal_length",
-        doc: "most characters of a goal (20000)",
+        doc: "maximum number of characters of a goal (20000)",
         set: |c, v, _| {
             c.guardian.max_goal_length = within(v, 1, 200_000)? as usize;
             Ok(())
@@ -501,7 +501,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "breaker.open_s",
-        doc: "seconds for which a circuit breaker stays open until one call tries whether the worker is well again (30)",
+        doc: "seconds for which a circuit breaker stays open before a trial call is sent (30)",
         set: |c, v, _| {
             c.breaker.open = Duration::from_secs(within(v, 1, 3_600)? as u64);
             Ok(())
@@ -571,7 +571,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "planner",
-        doc: "list of language models that plan goals, the next where one fails: {url, model, api_key, timeout_s (60), price: {input, output} (of a million tokens)}; url is an OpenAI-compatible base such as https://api.openai.com/v1; values may be references; JSON in a variable (none); docs/plans.md",
+        doc: "list of language models that plan goals, tried in order: {url, model, api_key, timeout_s (60), price: {input, output} (of a million tokens)}; url is an OpenAI-compatible base such as https://api.openai.com/v1; values may be references; JSON in a variable (none); docs/plans.md",
         set: |c, v, ctx| {
             let items = v.json().map_err(ValueError::MustBe)?;
             c.planner = planner::parse(items, &|text| Secret::resolve(text, ctx.base, ctx.env))?;
@@ -669,7 +669,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "tools.sql_query.max_rows",
-        doc: "most rows of a query (1000)",
+        doc: "maximum number of rows of a query (1000)",
         set: |c, v, _| {
             c.database_tools.sql_query.max_rows = within(v, 1, 100_000)? as u32;
             Ok(())
@@ -711,7 +711,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "notify",
-        doc: "list of who is told what happens: {on: [approval.requested, incident, run.failed, run.denied, dlq, stalled, control.changed], tenant, to: {webhook: {url, secret}} or {smtp: {url, from, to}}}; values may be references; JSON in a variable (none); docs/notifications.md",
+        doc: "list of notification targets: {on: [approval.requested, incident, run.failed, run.denied, dlq, stalled, control.changed], tenant, to: {webhook: {url, secret}} or {smtp: {url, from, to}}}; values may be references; JSON in a variable (none); docs/notifications.md",
         set: |c, v, ctx| {
             let items = v.json().map_err(ValueError::MustBe)?;
             c.notify = notify::parse(items, &|text| Secret::resolve(text, ctx.base, ctx.env))?;

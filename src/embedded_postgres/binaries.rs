@@ -7,6 +7,9 @@ use std::{
 };
 
 /// A directory with `postgres` and `initdb`, and their major version.
+/// The oldest major version that the migrations work on: views need `security_invoker`.
+const OLDEST: u32 = 15;
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Binaries {
     pub(super) directory: PathBuf,
@@ -14,7 +17,7 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// All installed versions from 14 up, newest first.
+    /// All installed versions that the migrations work on, newest first.
     pub(super) fn find_all() -> Vec<Self> {
         let mut found: Vec<Self> = Vec::new();
         for directory in candidates() {
@@ -63,7 +66,7 @@ fn children(directory: &str, prefix: &'static str) -> impl Iterator<Item = PathB
         .map(|entry| entry.path())
 }
 
-/// The major version of the programs in a directory; `None` if there are none, or if they are older than 14.
+/// The major version of the programs in a directory; `None` if there are none, or if they are older than [`OLDEST`].
 fn version_of(directory: &Path) -> Option<u32> {
     if !directory.join("initdb").is_file() {
         return None;
@@ -78,5 +81,8 @@ fn version_of(directory: &Path) -> Option<u32> {
     let digits = number
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(number.len());
-    number[..digits].parse().ok().filter(|major| *major >= 14)
+    number[..digits]
+        .parse()
+        .ok()
+        .filter(|major| *major >= OLDEST)
 }

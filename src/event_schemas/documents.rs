@@ -42,7 +42,7 @@ pub(super) struct Documents {
 /// Why a reference leads nowhere.
 #[derive(Debug, thiserror::Error)]
 enum NotFound {
-    #[error("`{0}` is not in this folder, and schemas refer to no network")]
+    #[error("`{0}` is not in this folder, and references to a network are not followed")]
     Remote(String),
     #[error("`{0}` is outside of the folder")]
     Outside(String),

@@ -73,7 +73,7 @@ fn all_faults_of_all_files_are_found_with_their_places() {
 a.json | "strin" | "strin" is not valid under any of the schemas listed in the 'anyOf' keyword
 a.json | "1" | "1" is not of type "number"
 a.json | 1 | 1 is not of types "boolean", "object"
-b.json | "https://example.com/x.json" | `https://example.com/x.json` is not in this folder, and schemas refer to no network
+b.json | "https://example.com/x.json" | `https://example.com/x.json` is not in this folder, and references to a network are not followed
 b.json | "none.json#/a" | `none.json` cannot be read: No such file or directory (os error 2)
 b.json | "#/$defs/no" | Pointer '/$defs/no' does not exist
 b.json | "../a.json" | `a.json` is not a valid schema

@@ -116,6 +116,8 @@ impl Watched {
                 };
                 if let Err(error) = &read
                     && away.is_none()
+                    // That says something about one topic alone.
+                    && !matches!(error, LogError::UnknownTopic(_))
                     && (began.elapsed() >= LAG_PATIENCE || log.health().is_err())
                 {
                     away = Some(error.clone());

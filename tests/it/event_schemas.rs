@@ -215,7 +215,7 @@ fn check_and_up_show_what_is_wrong() {
     );
     let (_, text, _) = run(&["check"]);
     assert!(
-        text.contains("order.sent.json:1:11: error: `https://example.com/a.json` is not in this folder, and schemas refer to no network"),
+        text.contains("order.sent.json:1:11: error: `https://example.com/a.json` is not in this folder, and references to a network are not followed"),
         "{text}"
     );
 }

@@ -41,7 +41,7 @@ pub(super) enum FaultKind {
     Long,
     #[error("a length is {0}")]
     Length(i64),
-    #[error("a text is no UTF-8")]
+    #[error("a text is not UTF-8")]
     Text,
     #[error("an enum of {1} symbols has none of number {0}")]
     Symbol(i64, usize),

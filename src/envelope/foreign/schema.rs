@@ -81,7 +81,7 @@ pub(super) enum Bytes {
 /// Why a schema cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum SchemaError {
-    #[error("it is no JSON: {0}")]
+    #[error("it is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),
     #[error("it is nested too deep")]
     TooDeep,

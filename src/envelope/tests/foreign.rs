@@ -492,7 +492,7 @@ fn errors_name_the_field_and_its_value() {
             true,
         ),
         ("\"boolean\"".into(), vec![7], "not 7", true),
-        ("\"string\"".into(), vec![2, 0xff], "no UTF-8", true),
+        ("\"string\"".into(), vec![2, 0xff], "not UTF-8", true),
         (
             "\"string\"".into(),
             vec![100],

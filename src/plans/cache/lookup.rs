@@ -20,9 +20,9 @@ use super::{
 const NEIGHBOURS: usize = 32;
 /// Plans with one entry whose vectors are compared in the coordinates of the metric.
 const SINGLES: usize = 8;
-/// The similarity that every hit has, whatever was learned, unless `plans.threshold` asks for less. Far below the base threshold: of
-/// CLINC150's sentences whose nearest neighbour is right, about 7 % are below it.
-pub const SIMILARITY_MIN: f64 = 0.6;
+/// The similarity that every hit has, whatever was learned, unless `plans.threshold` asks for less. Far below the base threshold: on the
+/// develop split of CLINC150 0.6 takes 2.9 points of the right hits, with 0.39 % of all hits wrong instead of 0.48 %.
+pub const SIMILARITY_MIN: f64 = 0.5;
 /// Lowest similarity of a near miss: below it there is nothing to learn.
 const NEAR: f64 = 0.5;
 /// Labels of a plan that must agree, or other entries that it must have, before a similarity below the base threshold can be enough.

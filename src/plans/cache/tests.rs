@@ -304,7 +304,7 @@ fn learning_does_not_go_below_the_lowest_similarity() {
     );
     // Unless the base itself is lower.
     let settings = Settings {
-        threshold: 0.5,
+        threshold: 0.4,
         ..Settings::default()
     };
     let cache = learned(settings, &OPEN_ORDERS);

@@ -184,6 +184,12 @@ async fn serve(
     uri: Uri,
     mut body: Body,
 ) -> Answered {
+    let read = if method == Method::POST {
+        body::read(&mut body, BODY_BYTES, &shared.bodies).await
+    } else {
+        Ok(Bytes::new())
+    };
+    body::discard(body);
     let path = uri.path().trim_start_matches('/').trim_end_matches('/');
     let parts: Result<Vec<_>, _> = path
         .split('/')
@@ -194,13 +200,7 @@ async fn serve(
     let parameters = Parameters::of(&uri);
     match method.as_str() {
         "GET" | "HEAD" => shared.read_schemas(&parts, &parameters),
-        "POST" => {
-            let read = body::read(&mut body, BODY_BYTES, &shared.bodies).await;
-            if read.is_err() {
-                body::discard(body);
-            }
-            shared.compare_schemas(&parts, &parameters, read)
-        }
+        "POST" => shared.compare_schemas(&parts, &parameters, read),
         "PUT" | "DELETE" => Err(shared.read_only(&method, &parts)),
         _ => Err(Refusal::Method),
     }

@@ -125,7 +125,7 @@ enum NotRun {
     )]
     TooManyTimers,
     /// Lanes neither end nor say that they wait; a lane's own words, if it has any.
-    #[error("the test could not be run: {}", .0.as_deref().unwrap_or("it does not come to rest"))]
+    #[error("the test could not be run: {}", .0.as_deref().unwrap_or("its processors did not become idle"))]
     Restless(Option<String>),
 }
 

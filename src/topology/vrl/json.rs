@@ -22,7 +22,7 @@ const MOST_LEVELS: u8 = 127;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unwritable {
     /// A string that is not UTF-8.
-    #[error("a text is no UTF-8 ({0}); write its bytes with `encode_base64` or `encode_base16`")]
+    #[error("a text is not UTF-8 ({0}); write its bytes with `encode_base64` or `encode_base16`")]
     Utf8(std::str::Utf8Error),
     /// An error of `serde_json`.
     #[error(transparent)]

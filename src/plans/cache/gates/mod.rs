@@ -216,7 +216,13 @@ fn is_bound(role: &str) -> bool {
     matches!(role, "over" | "under" | "than")
 }
 
+/// The most words under prepositions that are compared with each other; longer goals must have the same ones.
+const DIRECTED_MAX: usize = 64;
+
 fn crossed(one: &Profile, other: &Profile) -> bool {
+    if one.directed.len().max(other.directed.len()) > DIRECTED_MAX {
+        return one.directed != other.directed;
+    }
     one.directed.iter().any(|(role, word)| {
         let mut elsewhere = other.directed.iter().filter(|(_, w)| w == word).peekable();
         if elsewhere.peek().is_some() {

@@ -11,6 +11,8 @@ use super::{
 
 /// Words of both texts whose order is compared. With more of them every other order counts as an exchange.
 const WORDS_MAX: usize = 24;
+/// The most words of a goal whose order is compared; longer goals must have the same ones.
+const PLACED_MAX: usize = 512;
 
 /// Slots and numbers have no synonyms.
 const NONE: &[u16] = &[];
@@ -73,6 +75,9 @@ pub(super) fn placed(tokens: &[Token]) -> Vec<Placed> {
 
 /// Whether words that both texts have were exchanged.
 pub(super) fn exchanged(one: &[Placed], other: &[Placed]) -> bool {
+    if one.len().max(other.len()) > PLACED_MAX {
+        return one != other;
+    }
     let both = in_both(one, other);
     if both.is_sorted_by_key(|(_, there)| *there) {
         return false;

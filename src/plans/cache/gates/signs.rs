@@ -26,6 +26,9 @@ const COMPARISONS: &[(&str, &[&str])] = &[
     ("＝", &[EQUAL]),
 ];
 
+/// The most characters of a word in brackets.
+const BRACKET_MAX: usize = 256;
+
 /// The words of the sign at the start of `rest`, and what comes after it. `before`: the text before it.
 pub(super) fn words<'t>(before: &str, rest: &'t str) -> Option<(&'static [&'static str], &'t str)> {
     if is_bracket(before, rest) {
@@ -41,18 +44,25 @@ pub(super) fn words<'t>(before: &str, rest: &'t str) -> Option<(&'static [&'stat
 
 /// `<` or `>` around a word: `Anna <anna@example.com>`, `<b>`.
 fn is_bracket(before: &str, rest: &str) -> bool {
+    let is_part = |c: &char| !c.is_whitespace();
     if let Some(after) = rest.strip_prefix('<') {
-        let word = after.split(char::is_whitespace).next().unwrap_or_default();
-        return word.find('>').is_some_and(|at| at > 0);
+        let mut word = after.chars().take(BRACKET_MAX).take_while(is_part);
+        return word.next().is_some_and(|first| first != '>') && word.any(|c| c == '>');
     }
-    let word = before.rsplit(char::is_whitespace).next();
-    let inside = || word.and_then(|word| Some(&word[word.rfind('<')? + 1..]));
-    rest.starts_with('>') && inside().is_some_and(|inside| !inside.is_empty())
+    if !rest.starts_with('>') {
+        return false;
+    }
+    let mut word = before.chars().rev().take(BRACKET_MAX).take_while(is_part);
+    word.next().is_some_and(|last| last != '<') && word.any(|c| c == '<')
 }
 
 /// The sign of a number (`-{AMOUNT}`), or what stands between two (`{NUMBER_1} - {NUMBER_2}`). Neither a hyphen nor a range.
 fn operator<'t>(before: &str, rest: &'t str) -> Option<(&'static [&'static str], &'t str)> {
     let sign = rest.chars().next()?;
+    // Most characters are no signs, and a goal may have thousands.
+    if !matches!(sign, '+' | '＋' | '-' | '−' | '–' | '－' | '×' | '÷') {
+        return None;
+    }
     let after = &rest[sign.len_utf8()..];
     let next = after.trim_start_matches(' ');
     if !begins_number(next) {
@@ -103,6 +113,22 @@ mod tests {
             check(&other, &one).is_empty()
         );
         check(&one, &other).first()
+    }
+
+    /// A goal has up to 20,000 characters. Time that grows with the square of them would take minutes here.
+    #[test]
+    fn long_goals_take_little_time() {
+        let words: Vec<_> = (0..4_000).map(|n| format!("by w{n}")).collect();
+        let long = ["a,", ".", "<", ">", " ", "= ", "- "].map(|text| text.repeat(20_000));
+        for text in long.into_iter().chain([words.join(" ")]) {
+            let (one, other) = (Profile::new(&text), Profile::new(&format!("{text} x")));
+            check(&one, &other);
+            assert!(
+                check(&one, &Profile::new(&text)).is_empty(),
+                "{}",
+                &text[..9]
+            );
+        }
     }
 
     #[test]

@@ -160,5 +160,5 @@ pub fn read_csv(
 
 fn text(bytes: &[u8]) -> Result<&str, Rejected> {
     std::str::from_utf8(bytes)
-        .map_err(|e| Rejected::new("invalid_utf8", format!("the value is no UTF-8 text: {e}")))
+        .map_err(|e| Rejected::new("invalid_utf8", format!("the value is not UTF-8 text: {e}")))
 }

@@ -35,7 +35,7 @@ pub(super) enum Refused {
     EmptySeparator,
     #[error("takes at least one array")]
     NoArrays,
-    #[error("searches too long a text for too many others")]
+    #[error("the text and the list of patterns are too large")]
     Searches,
     #[error("takes a scale of 0 to 100")]
     Scale,
