@@ -493,6 +493,17 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether it ends the run: no record follows it.
+    pub fn is_last(&self) -> bool {
+        matches!(
+            self,
+            Self::RunSucceeded { .. }
+                | Self::RunFailed { .. }
+                | Self::RunDenied { .. }
+                | Self::RunCancelled { .. }
+        )
+    }
+
     /// Its `type`.
     pub const fn name(&self) -> &'static str {
         match self {

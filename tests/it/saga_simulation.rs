@@ -288,7 +288,7 @@ impl World {
                 | Event::PlanRequested => {
                     assert!(!history.paused, "a paused run schedules nothing");
                 }
-                event => history.ended = is_last(event),
+                event => history.ended = event.is_last(),
             }
             switches.check(&history.plan, &event);
             let causation = record.causation.unwrap_or_default();
@@ -650,16 +650,6 @@ impl World {
             .find(|(task, count)| scheduled.get(*task) != Some(*count));
         assert_eq!(wrong, None, "{scheduled:?}");
     }
-}
-
-fn is_last(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::RunSucceeded { .. }
-            | Event::RunFailed { .. }
-            | Event::RunDenied { .. }
-            | Event::RunCancelled { .. }
-    )
 }
 
 /// Checks the invariants of a history: one accepted result per step, and compensations of exactly the steps that may have had an

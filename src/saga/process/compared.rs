@@ -53,7 +53,7 @@ impl StoredRuns {
         let start = STARTS
             .get(&self.state, &space, &key)
             .map_err(|error| unreadable(&error))?;
-        let ended = history.iter().any(|(event, _)| is_last(event));
+        let ended = history.iter().any(|(event, _)| event.is_last());
         let (snapshot, StartRow(start)) = match (snapshot, start) {
             (None, None) if ended => return Ok(()),
             (Some(snapshot), Some(start)) if !ended => (snapshot, start),
@@ -115,16 +115,6 @@ fn begins_with_plan(history: &[(&Event, Millis)]) -> bool {
     let next =
         events.find(|event| !matches!(event, Event::RunStarted(_) | Event::GuardianChecked(_)));
     matches!(next, Some(Event::PlanReady(_)))
-}
-
-fn is_last(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::RunSucceeded { .. }
-            | Event::RunFailed { .. }
-            | Event::RunDenied { .. }
-            | Event::RunCancelled { .. }
-    )
 }
 
 fn same(stored: &Run, replayed: &Run) -> Result<(), String> {

@@ -440,8 +440,8 @@ impl Pair {
         let (Event::RunStarted(started), Some((last, _))) = (&history[0].0, history.last()) else {
             return Err("the first record".into());
         };
-        let ends = history.iter().filter(|(event, _)| is_last(event)).count();
-        agree("last records", &(ends, is_last(last)), &(1, true))?;
+        let ends = history.iter().filter(|(event, _)| event.is_last()).count();
+        agree("last records", &(ends, last.is_last()), &(1, true))?;
         let started = Arc::new((**started).clone());
         let mut again = match self.goal {
             Some(_) => Run::of_goal(started),
@@ -507,16 +507,6 @@ fn take_over(started: &mut Started, plan: &Plan) {
             error: None,
         });
     }
-}
-
-fn is_last(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::RunSucceeded { .. }
-            | Event::RunFailed { .. }
-            | Event::RunDenied { .. }
-            | Event::RunCancelled { .. }
-    )
 }
 
 fn kind(undo: bool) -> CallKind {
